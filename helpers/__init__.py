@@ -1,0 +1,1 @@
+"""The thin shared module of the series: stories → capture → curvature → influence → search → show, checks."""

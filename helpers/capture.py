@@ -1,0 +1,135 @@
+"""Hooks: what goes into each tracked layer (ā) and the loss gradient by what comes out (Ds)."""
+import re
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from .stories import IGNORE, InputError
+
+MLP_PARTS = {"mlp", "feed_forward", "ffn", "fc1", "fc2"}
+
+
+def find_layers(model: nn.Module, scope: str = "mlp") -> dict[str, nn.Module]:
+    """The linear layers to track, by name, in the model's own order.
+
+    `scope`: "mlp" (the paper's choice), "all" (every linear layer but the output head), or a
+    regular expression searched in the layer names. A plain `nn.Sequential` has no names to go by:
+    there "mlp" means every linear layer. Raises InputError when nothing matches.
+    """
+    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    linear = {name: module for name, module in model.named_modules()
+              if isinstance(module, (nn.Linear, Conv1D)) and module is not head}
+    if scope == "all" or (scope == "mlp" and isinstance(model, nn.Sequential)):
+        found = linear
+    elif scope == "mlp":
+        found = {name: module for name, module in linear.items() if MLP_PARTS & set(name.split("."))}
+    else:
+        found = {name: module for name, module in linear.items() if _search(scope, name)}
+    if not found:
+        seen = ", ".join(list(linear)[:6]) or "none"
+        raise InputError(f"no layer matches scope {scope!r}; linear layers seen: {seen}"
+                         f"{' …' if len(linear) > 6 else ''}; give --scope all, or a regular expression for their names")
+    return found
+
+
+def _search(pattern, name):
+    try:
+        return re.search(pattern, name)
+    except re.error as problem:
+        raise InputError(f"scope {pattern!r} is neither mlp, all nor a regular expression ({problem})") from None
+
+
+def shape(layer: nn.Module) -> tuple[int, int]:
+    """`(out, in+1)` of a layer's gradient, or `(out, in)` where it has no bias."""
+    out_width, in_width = layer.weight.shape[::-1] if isinstance(layer, Conv1D) else layer.weight.shape
+    return out_width, in_width + (layer.bias is not None)
+
+
+@dataclass
+class Captured:
+    """One layer's record of one pass: `inputs` ā `(batch, token, in+1)`, `output_grads` Ds `(batch, token, out)`."""
+    inputs: torch.Tensor
+    output_grads: torch.Tensor | None = None
+
+    def gradients(self) -> torch.Tensor:
+        """Dθ = Σ_t Ds_t ā_tᵀ for every sequence, `(batch, out, in+1)`."""
+        return self.output_grads.transpose(1, 2) @ self.inputs
+
+
+class Capture:
+    """Records ā and Ds of `layers` while a forward and a backward pass run inside the `with` block.
+
+    `with Capture(layers) as captured: loss.backward()`, then `captured[name].inputs` and
+    `.output_grads`. The hooks are removed on the way out, also after an error. Inputs of shape
+    `(batch, in)` are treated as one token a sequence.
+    """
+
+    def __init__(self, layers: dict[str, nn.Module]):
+        self.layers, self._records, self._handles = layers, {}, []
+
+    def __enter__(self):
+        self._records.clear()
+        self._handles = [layer.register_forward_hook(self._hook(name)) for name, layer in self.layers.items()]
+        return self
+
+    def __exit__(self, *_):
+        for handle in self._handles:
+            handle.remove()
+
+    def __getitem__(self, name: str) -> Captured:
+        return self._records[name]
+
+    def items(self):
+        return self._records.items()
+
+    def _hook(self, name):
+        def forward(layer, args, output):
+            if name in self._records:
+                raise RuntimeError(f"layer {name!r} ran twice in one pass: use a fresh Capture for each pass")
+            inputs = _by_token(args[0].detach())
+            if layer.bias is not None:
+                inputs = torch.cat([inputs, torch.ones_like(inputs[..., :1])], dim=-1)
+            record = self._records[name] = Captured(inputs)
+            if not output.requires_grad:  # every parameter below is frozen: the graph starts here
+                output.requires_grad_()
+
+            def backward(grad):
+                record.output_grads = _by_token(grad.detach())
+            output.register_hook(backward)
+        return forward
+
+
+def _by_token(values):
+    return values[:, None] if values.dim() == 2 else values
+
+
+@contextmanager
+def frozen(model: nn.Module):
+    """No parameter gradients inside the block: only ā and Ds are needed, so autograd can skip the weights."""
+    before = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    model.requires_grad_(False)
+    try:
+        yield model
+    finally:
+        for parameter, flag in before:
+            parameter.requires_grad_(flag)
+
+
+def backward_pass(model, layers, batch, choose_labels=None) -> tuple[Capture, torch.Tensor]:
+    """One forward and backward pass of the summed loss; returns `(captured, losses (batch,))`.
+
+    The targets are the batch's labels, or `choose_labels(logits)`. No attention mask is needed:
+    padding stands on the right, so causal attention never lets a real token read it, and it has
+    no target, so no gradient reaches it: its Ds are exactly zero.
+    """
+    with frozen(model), torch.enable_grad(), Capture(layers) as captured:
+        logits = model(input_ids=batch.input_ids, use_cache=False).logits
+        labels = choose_labels(logits.detach()) if choose_labels else batch.labels
+        losses = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORE,
+                                 reduction="none").view_as(labels).sum(1)
+        losses.sum().backward()
+    return captured, losses.detach()

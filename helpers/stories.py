@@ -1,0 +1,516 @@
+"""Models and stories: loading, tokenising, batches, queries.
+
+Symbols are those of the series: a training sequence z = (x_1 … x_T) has the loss
+L(z) = −Σ_t log p(x_{t+1} | x_≤t), summed over real targets. Whatever a user can get wrong
+raises InputError, one line that says what is wrong and what to do.
+"""
+import gc
+import io
+import json
+import logging
+import re
+import warnings
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass, replace
+from itertools import chain, islice
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+
+DATA = Path(__file__).resolve().parents[1] / "data"
+STORY_END = "<|endoftext|>"
+SENTENCE_END = re.compile(r"[.!?\n]")
+IGNORE = -100  # label of a position without a real target
+
+
+class InputError(Exception):
+    """A user's mistake, told in one line: what is wrong and what to do."""
+
+    def __init__(self, message):
+        super().__init__(" ".join(str(message).split()))
+
+
+class Story(NamedTuple):
+    """One training text with a name of its own."""
+    id: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Query:
+    """What is asked: why `completion` after `prompt`? None lets the model write the completion."""
+    prompt: str
+    completion: str | None = None
+
+
+@dataclass
+class Corpus:
+    """N tokenised stories; `stories[i]` has the token ids `ids[i]`. Counts tell what was cut or left out."""
+    stories: list[Story]
+    ids: list[list[int]]
+    truncated: int = 0
+    skipped: int = 0
+
+    def __len__(self):
+        return len(self.ids)
+
+
+@dataclass
+class Batch:
+    """B sequences padded on the right to T: `index` their rows in the corpus, `input_ids` (B, T) long,
+    `mask` (B, T) bool, `labels` (B, T) long with labels[b, t] = x_{t+1}, −100 where no real target is."""
+    index: list[int]
+    input_ids: torch.Tensor
+    mask: torch.Tensor
+    labels: torch.Tensor
+
+    def to(self, device):
+        """The same batch on `device`."""
+        return replace(self, input_ids=self.input_ids.to(device), mask=self.mask.to(device),
+                       labels=self.labels.to(device))
+
+
+# ---------------------------------------------------------------- models
+
+def load_model(name="default", device="auto"):
+    """(model, tokenizer): the causal LM `name`, in eval mode, float32, on `device`.
+
+    `name` is "default" (data/model), a folder in the Hugging Face layout, or a Hub id; `device` is auto, cpu,
+    cuda or mps. Code that comes with a model is never run. Raises InputError.
+    """
+    device = _device(device)
+    with _quiet():
+        folder = _model_folder(name)
+        model = _load_weights(folder, name)
+        tokenizer = _load_tokenizer(folder, name, model)
+        _check_model(model, name)
+        return model.to(device), tokenizer
+
+
+def _device(name):
+    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        return next(device for device in present if present[device])
+    if name not in present:
+        raise InputError(f"unknown device {name!r}: choose auto, cpu, cuda or mps")
+    if not present[name]:
+        raise InputError(f"no {name} device on this machine: choose auto or cpu")
+    return name
+
+
+def _model_folder(name):
+    """Local folder with the files of model `name`, fetched from the Hub where need be."""
+    folder = DATA / "model" if name == "default" else Path(name).expanduser()
+    if not folder.is_dir():
+        if folder.exists():
+            raise InputError(f"{name} is a file: give the folder that holds config.json and the weights")
+        if name == "default" or _is_path(name):
+            raise InputError(f"no model folder {folder}: check the path, or give a Hub id such as "
+                             "roneneldan/TinyStories-1M")
+        folder = _fetch_model(str(name))
+    if not (folder / "config.json").is_file():
+        raise InputError(f"{name} has no config.json: give a folder written by save_pretrained")
+    if not any(folder.glob("*.safetensors")) and not any(folder.glob("pytorch_model*.bin")):
+        raise InputError(f"{name} has no weights (model.safetensors): give a folder written by save_pretrained")
+    return folder
+
+
+def _is_path(name):
+    return str(name).startswith((".", "/", "~")) or str(name).count("/") > 1 or "\\" in str(name)
+
+
+def _hub_info(name, kind):
+    """What the Hub knows of the repository, None if the Hub does not answer. One call, no retries."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
+    try:
+        return HfApi().repo_info(name, repo_type=kind, timeout=5)
+    except HFValidationError:
+        raise InputError(f"{name!r} is neither a path here nor a Hub id: write it as owner/name") from None
+    except GatedRepoError:
+        raise InputError(f"the {kind} {name!r} is gated: ask for access on its page, then `hf auth login`") from None
+    except RepositoryNotFoundError:
+        raise InputError(f"no {kind} {name!r}, neither here nor on the Hub: check the spelling "
+                         "(a private one needs `hf auth login`)") from None
+    except Exception:  # refused, timed out, switched offline, server error: each library version has its own types
+        return None
+
+
+def _fetch_model(name):
+    from huggingface_hub import hf_hub_download, snapshot_download
+    from huggingface_hub.utils import disable_progress_bars
+    disable_progress_bars()  # drawn as widgets in a notebook, where _quiet cannot catch them
+    info = _hub_info(name, "model")
+    if info is None:
+        try:
+            return Path(hf_hub_download(name, "config.json", local_files_only=True)).parent
+        except Exception:
+            raise InputError(f"cannot reach the Hub, and {name!r} is not in the local cache: connect to the "
+                             "network, or give a folder") from None
+    files = [file.rfilename for file in info.siblings if "/" not in file.rfilename]
+    weights = "*.safetensors" if any(file.endswith(".safetensors") for file in files) else "pytorch_model*.bin*"
+    try:
+        return Path(snapshot_download(name, allow_patterns=["*.json", "*.txt", "*.model", weights],
+                                      ignore_patterns=["*/*"]))
+    except Exception as error:
+        raise InputError(f"the download of {name!r} failed ({_first_line(error)}): try again") from error
+
+
+def _load_weights(folder, name):
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM
+    from transformers.utils.logging import disable_progress_bar
+    disable_progress_bar()
+    options = {"local_files_only": True, "trust_remote_code": False}
+    try:
+        config = AutoConfig.from_pretrained(folder, **options)
+        if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING or getattr(config, "is_encoder_decoder", False):
+            raise InputError(f"{name} is no causal language model ({config.model_type}): choose one that "
+                             "predicts the next word, such as GPT-2, GPT-Neo or Llama")
+        # a pytorch_model.bin is read with weights_only, so a pickle cannot run code
+        model, report = AutoModelForCausalLM.from_pretrained(
+            folder, config=config, dtype=torch.float32, weights_only=True, output_loading_info=True, **options)
+    except InputError:
+        raise
+    except Exception as error:  # damaged files raise a dozen types, one for each format
+        raise InputError(f"cannot load the model {name} ({_first_line(error)}): check or replace its files") from error
+    lost = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
+    if lost:  # transformers would go on with random numbers
+        raise InputError(f"the weights of {name} do not fit its config.json ({len(lost)} missing, first {lost[0]}): "
+                         "save model and config together")
+    return model.eval()
+
+
+def _load_tokenizer(folder, name, model):
+    from transformers import AutoTokenizer
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        usable = len(tokenizer("Once upon a time", add_special_tokens=False)["input_ids"]) > 0
+    except Exception:
+        usable = False
+    if not usable:  # some classes load without any file, with an empty vocabulary
+        raise InputError(f"{name} has no usable tokenizer: save it into the same folder (tokenizer.save_pretrained)")
+    if tokenizer.vocab_size > (rows := model.get_input_embeddings().weight.shape[0]):
+        raise InputError(f"the tokenizer of {name} has {tokenizer.vocab_size} entries, the model only {rows}: "
+                         "give the tokenizer that the model was trained with")
+    return tokenizer
+
+
+@torch.no_grad()
+def _check_model(model, name):
+    for key, tensor in model.state_dict().items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise InputError(f"{name}: the weights {key} hold NaN or infinity: replace the damaged file")
+    pair = torch.tensor([[0, 0, 0], [0, 0, 1]])
+    first, second = model(input_ids=pair, attention_mask=torch.ones_like(pair), use_cache=False).logits[:, :2]
+    if (first - second).abs().max() > 1e-4 * first.abs().max():  # the last word must not show in earlier logits
+        raise InputError(f"{name} is no causal language model ({model.config.model_type} reads ahead): choose one "
+                         "that predicts the next word, such as GPT-2, GPT-Neo or Llama")
+
+
+def context_length(model):
+    """Largest number of positions the model can read; 2,048 where its architecture sets no limit."""
+    config = model.config.get_text_config()
+    names = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length")
+    return next((getattr(config, name) for name in names if getattr(config, name, None)), 2048)
+
+
+def positions_budget(model, floats=2**26):
+    """Positions (B·T) a batch may have so that its logits stay within `floats` numbers (2²⁶ are 256 MB)."""
+    return max(1, floats // model.get_output_embeddings().weight.shape[0])
+
+
+# ---------------------------------------------------------------- stories
+
+def load_stories(name="default", limit=None):
+    """The first `limit` stories of `name` (None: all), as a list of Story.
+
+    `name`: "default" (data/stories.jsonl), FILE.jsonl (one {"text": …, optional "id"} a line; the id is the line's
+    number otherwise), FILE.txt (stories between <|endoftext|>), or a Hub data set id (streamed: split "train",
+    column "text"). Reads no further than it must. A text that is no string becomes "". Raises InputError.
+    """
+    if limit is not None and limit < 1:
+        raise InputError(f"limit is {limit}: ask for at least 1 story")
+    path = DATA / "stories.jsonl" if name == "default" else Path(name).expanduser()
+    if path.suffix.lower() == ".jsonl":
+        source = _jsonl_stories(path)
+    elif path.suffix.lower() == ".txt":
+        source = _txt_stories(path)
+    elif path.exists() or _is_path(name):
+        what = "is a folder" if path.is_dir() else "is of no known kind" if path.exists() else "does not exist"
+        raise InputError(f"{path} {what}: give FILE.jsonl (one {{\"text\": …}} a line), FILE.txt (stories between "
+                         f"{STORY_END}) or a Hub data set id")
+    else:
+        with _quiet():
+            source = _hub_stories(str(name), limit)
+    stories = list(islice(source, limit))
+    if not stories:
+        raise InputError(f"{name} holds no stories: give a file or data set with at least one")
+    return stories
+
+
+def _lines(path):
+    """(number, line) of a UTF-8 file, numbers from 1; a byte-order mark and \\r\\n are tolerated."""
+    try:
+        with open(path, "rb") as file:
+            for number, raw in enumerate(file, 1):
+                try:
+                    line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
+                except UnicodeDecodeError:
+                    raise InputError(f"{path}: line {number} is not UTF-8: save the file as UTF-8 text") from None
+                yield number, line.replace("\r\n", "\n")
+    except OSError as error:
+        raise InputError(f"cannot read {path} ({error.strerror}): check the path") from None
+
+
+def _records(path, field):
+    """(number, object) of each non-blank line of a JSONL file; every object has `field`."""
+    for number, line in _lines(path):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError):
+            raise InputError(f"{path}: line {number} is not JSON: write one {{\"{field}\": …}} a line") from None
+        if not isinstance(record, dict) or field not in record:
+            what = f'has no "{field}"' if isinstance(record, dict) else "is not a JSON object"
+            raise InputError(f"{path}: line {number} {what}: write one {{\"{field}\": …}} a line")
+        yield number, record
+
+
+def _clean(text):
+    """`text` as valid Unicode: half of a surrogate pair, which JSON can spell, becomes "?"; no string, ""."""
+    return text.encode("utf-8", "replace").decode() if isinstance(text, str) else ""
+
+
+def _jsonl_stories(path):
+    seen = {}
+    for number, record in _records(path, "text"):
+        name = _clean(str(number if record.get("id") is None else record["id"]))
+        if seen.setdefault(name, number) != number:  # renaming would break whatever refers to the ids
+            raise InputError(f"{path}: line {number} repeats the id {name!r} of line {seen[name]}: make ids unique, "
+                             "or leave them out")
+        yield Story(name, _clean(record["text"]))
+
+
+def _txt_stories(path):
+    number, parts = 0, []
+    for line in chain((line for _, line in _lines(path)), [STORY_END]):
+        first, *later = line.split(STORY_END)
+        parts.append(first)
+        for piece in later:
+            text, parts = "".join(parts).strip(), [piece]
+            if text:
+                number += 1
+                yield Story(str(number), text)
+
+
+def _hub_stories(name, limit):
+    if _hub_info(name, "dataset") is None:
+        raise InputError(f"cannot reach the Hub for the data set {name!r}: connect to the network, or give a file")
+    try:
+        rows = _hub_rows(name)
+        stories = [Story(str(number), _clean(row["text"])) for number, row in enumerate(islice(rows, limit), 1)]
+        rows.close()
+        gc.collect()  # ends Arrow's reading thread, which otherwise may abort Python at exit
+        return stories
+    except InputError:
+        raise
+    except Exception as error:  # no split "train", several configurations, a broken file, the network lost …
+        raise InputError(f"cannot read the data set {name!r} ({_first_line(error)}): save its stories as "
+                         'FILE.jsonl, one {"text": …} a line') from error
+
+
+def _hub_rows(name):
+    """Rows of the split "train", streamed: only what is read is fetched."""
+    import datasets
+    from pyarrow.dataset import ParquetFragmentScanOptions
+    datasets.disable_progress_bars()
+    datasets.config.STREAMING_OPEN_MAX_RETRIES = datasets.config.STREAMING_READ_MAX_RETRIES = 3  # 20 take minutes
+    builder = datasets.load_dataset_builder(name)
+    if hasattr(builder.config, "fragment_scan_options"):  # Parquet: by default Arrow reads far ahead
+        builder.config.fragment_scan_options = ParquetFragmentScanOptions(pre_buffer=False)
+    for row in builder.as_streaming_dataset(split="train"):
+        if "text" not in row:
+            raise InputError(f'the data set {name!r} has no column "text" (but {", ".join(row)}): save its '
+                             'stories as FILE.jsonl, one {"text": …} a line')
+        yield row
+
+
+# ---------------------------------------------------------------- tokens
+
+def tokenise(stories, tokenizer, max_tokens):
+    """Corpus of the stories that have something to predict, in their order, each of at most `max_tokens` ids.
+
+    Ids are those of the tokenizer's own template (BOS and EOS where it adds them). Blank stories and those of a
+    single token are skipped and counted. Raises InputError if none is left.
+    """
+    if max_tokens < 2:
+        raise InputError(f"max_tokens is {max_tokens}: at least 2 are needed, one to read and one to predict")
+    written = [story for story in stories if story.text and story.text.strip()]
+    encoded = tokenizer([story.text for story in written], verbose=False)["input_ids"] if written else []
+    kept = [(story, ids) for story, ids in zip(written, encoded) if len(ids) > 1]
+    if not kept:
+        raise InputError(f"none of the {len(stories)} stories has two tokens or more: give stories with text")
+    return Corpus([story for story, _ in kept], [ids[:max_tokens] for _, ids in kept],
+                  truncated=sum(len(ids) > max_tokens for _, ids in kept), skipped=len(stories) - len(kept))
+
+
+def batches(ids, batch_size=32, pad_id=0, max_positions=None):
+    """Yield `ids` (a list of lists) as Batch after Batch, shortest first, equal lengths in their order.
+
+    A batch has at most `batch_size` rows and, counted with its padding, `max_positions` positions; a sequence
+    longer than that comes alone.
+    """
+    rows = []
+    for row in sorted(range(len(ids)), key=lambda row: len(ids[row])):
+        full = max_positions is not None and (len(rows) + 1) * len(ids[row]) > max_positions
+        if rows and (full or len(rows) == batch_size):
+            yield _batch(ids, rows, pad_id)
+            rows = []
+        rows.append(row)
+    if rows:
+        yield _batch(ids, rows, pad_id)
+
+
+def _batch(ids, rows, pad_id):
+    lengths = torch.tensor([len(ids[row]) for row in rows])
+    longest = int(lengths.max())
+    input_ids = torch.tensor([ids[row] + [pad_id] * (longest - len(ids[row])) for row in rows])
+    mask = torch.arange(longest) < lengths[:, None]
+    labels = torch.full_like(input_ids, IGNORE)
+    labels[:, :-1] = input_ids[:, 1:].masked_fill(~mask[:, 1:], IGNORE)
+    return Batch(rows, input_ids, mask, labels)
+
+
+def sequence_loss(model, batch):
+    """L(z) of every sequence, (B,) in nats: −Σ_t log p(x_{t+1} | x_≤t) over the real targets, differentiable."""
+    batch = batch.to(model.device)
+    # no labels for the model: it would shift them once more, and average
+    logits = model(input_ids=batch.input_ids, attention_mask=batch.mask.long(), use_cache=False).logits
+    loss = F.cross_entropy(logits.flatten(0, 1), batch.labels.flatten(), ignore_index=IGNORE, reduction="none")
+    return loss.view_as(batch.labels).sum(1)
+
+
+def token_texts(tokenizer, ids):
+    """The text of each id, so that "".join(…) reads as the story; part of a split character shows as "�"."""
+    # decoded alone a word may lose its leading space, so each is decoded behind a fixed neighbour
+    anchor = tokenizer("a", add_special_tokens=False)["input_ids"][-1:]
+    kinds = sorted(set(ids))
+    options = {"skip_special_tokens": False, "clean_up_tokenization_spaces": False}
+    before = len(tokenizer.decode(anchor, **options))
+    decoded = tokenizer.batch_decode([anchor + [token] for token in kinds], **options)
+    texts = {token: text[before:] for token, text in zip(kinds, decoded)}
+    pieces = [texts[token] for token in ids]
+    first = next((place for place, token in enumerate(ids) if token not in tokenizer.all_special_ids), None)
+    if first is not None and not tokenizer.decode(ids[first:], **options).startswith(" "):
+        pieces[first] = pieces[first].removeprefix(" ")
+    return pieces
+
+
+# ---------------------------------------------------------------- queries
+
+def make_query(prompt, completion=None):
+    """Query as typed by a person: two words that would run together ("in the" + "mill") get a space between."""
+    if completion and prompt and prompt[-1].isalnum() and completion[0].isalnum():
+        completion = " " + completion
+    return Query(prompt, completion)
+
+
+def load_queries(path):
+    """Queries of a JSONL file, one {"prompt": …, optional "completion"} a line. Raises InputError."""
+    queries = []
+    for number, record in _records(Path(path).expanduser(), "prompt"):
+        prompt, completion = record["prompt"], record.get("completion")
+        if not isinstance(prompt, str) or not prompt.strip():
+            raise InputError(f'{path}: line {number}: "prompt" is not a text: write a few words of a story')
+        if completion is not None and (not isinstance(completion, str) or not completion.strip()):
+            raise InputError(f'{path}: line {number}: "completion" is not a text: write a word or leave it out')
+        queries.append(make_query(_clean(prompt), completion and _clean(completion)))
+    if not queries:
+        raise InputError(f'{path} holds no queries: write one {{"prompt": …}} a line')
+    return queries
+
+
+def _prompt_ids(tokenizer, text):
+    """Ids of a text that goes on: the tokenizer's template without the EOS it may add at the end."""
+    try:
+        ids, plain = (tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"]
+                      for special in (True, False))
+    except (TypeError, UnicodeError):  # bytes of another encoding on the command line
+        raise InputError(f"{text!r} is not valid Unicode: type it in UTF-8") from None
+    closed = ids[-1:] == [tokenizer.eos_token_id] and ids[len(ids) - 1 - len(plain):-1] == plain
+    return ids[:-1] if closed else ids
+
+
+def encode_query(tokenizer, query, context):
+    """(ids, start): ids of prompt and completion encoded together; the completion is ids[start:], start ≥ 1.
+
+    It begins where the ids leave those of the prompt alone, so a prompt that ends in half a word is read as the
+    tokenizer reads the whole. Raises InputError, also for more than `context` ids.
+    """
+    if not query.prompt.strip():
+        raise InputError("the prompt is empty: give the beginning of a story")
+    if not (query.completion or "").strip():
+        raise InputError("the completion is empty: give the word or words that follow the prompt")
+    prompt, ids = (_prompt_ids(tokenizer, text) for text in (query.prompt, query.prompt + query.completion))
+    start = next((place for place, (a, b) in enumerate(zip(prompt, ids)) if a != b), min(len(prompt), len(ids)))
+    if start == len(ids):
+        raise InputError(f"the completion {query.completion!r} gives no token: give the word that follows the prompt")
+    if start == 0:
+        raise InputError(f"nothing stands before the completion {query.completion!r}: give a longer prompt")
+    if len(ids) > context:
+        raise InputError(f"the prompt has {start} tokens and the completion {len(ids) - start}, together more than "
+                         f"the {context} the model reads: shorten the prompt")
+    return ids, start
+
+
+@torch.no_grad()
+def complete(model, tokenizer, prompt, max_new_tokens=12):
+    """The model's own completion of `prompt`, greedy: up to the end of the sentence (without its mark), the end of
+    the text or `max_new_tokens`. Raises InputError, also when the model writes nothing."""
+    if not prompt.strip():
+        raise InputError("the prompt is empty: give the beginning of a story")
+    ids, context, text = _prompt_ids(tokenizer, prompt), context_length(model), ""
+    if len(ids) >= context:
+        raise InputError(f"the prompt has {len(ids)} tokens, the model reads {context} and needs room for the "
+                         "completion: shorten the prompt")
+    options = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
+    before, ends = len(tokenizer.decode(ids, **options)), _end_ids(model, tokenizer)
+    for _ in range(min(max_new_tokens, context - len(ids))):
+        read = torch.tensor([ids], device=model.device)
+        logits = model(input_ids=read, attention_mask=torch.ones_like(read), use_cache=False).logits
+        ids.append(int(logits[0, -1].argmax()))
+        if ids[-1] in ends:
+            break
+        text = tokenizer.decode(ids, **options)[before:]
+        if mark := SENTENCE_END.search(text):
+            text = text[:mark.start()]
+            break
+    if not (text := text.rstrip("\ufffd \n")).strip():  # U+FFFD: a character cut in the middle
+        raise InputError("the model ends the story at the prompt: give a completion")
+    return text
+
+
+def _end_ids(model, tokenizer):
+    end = model.generation_config.eos_token_id
+    return {tokenizer.eos_token_id, *(end if isinstance(end, list) else [end])} - {None}
+
+
+@contextmanager
+def _quiet():
+    """Keep the libraries' logs, warnings and progress bars off the terminal, so that an error stands alone."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+def _first_line(error):
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return lines[0][:160].rstrip(" .:")

@@ -1,0 +1,106 @@
+"""ā and Ds against autograd on the weights themselves, which uses no hooks."""
+import pytest
+import torch
+from conftest import ROUNDING, random_ids, tiny_model
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from helpers.capture import Capture, backward_pass, find_layers, shape
+from helpers.stories import InputError, batches
+
+
+def loss_of(model, ids):
+    """Summed next-token loss of one unpadded sequence, written out without the helpers."""
+    logits = model(input_ids=torch.tensor([ids])).logits[0, :-1]
+    return -logits.log_softmax(-1).gather(1, torch.tensor(ids[1:])[:, None]).sum()
+
+
+def autograd_gradient(model, layer, loss):
+    """`(out, in+1)` from the gradients of weight and bias."""
+    weights = [layer.weight] + ([layer.bias] if layer.bias is not None else [])
+    weight, *bias = torch.autograd.grad(loss, weights)
+    weight = weight.T if isinstance(layer, Conv1D) else weight
+    return torch.cat([weight, bias[0][:, None]], 1) if bias else weight
+
+
+def test_sequence_gradients_equal_autograd(family):
+    model, ids = tiny_model(family), random_ids(5)
+    layers = find_layers(model)
+    (batch,) = batches(ids, 8)
+    captured, losses = backward_pass(model, layers, batch)
+    for at, row in enumerate(batch.index):
+        loss = loss_of(model, ids[row])
+        assert losses[at].item() == pytest.approx(loss.item(), rel=ROUNDING[family])
+        for name, layer in layers.items():
+            expected = autograd_gradient(model, layer, loss_of(model, ids[row]))
+            assert captured[name].gradients()[at].shape == shape(layer) == expected.shape
+            torch.testing.assert_close(captured[name].gradients()[at], expected, rtol=ROUNDING[family], atol=ROUNDING[family])
+
+
+def test_token_gradients_sum_to_the_sequence_gradient_and_differ_between_tokens():
+    model, ids = tiny_model("gpt_neo"), random_ids(1, (10, 11))
+    (batch,) = batches(ids, 1)
+    captured, _ = backward_pass(model, find_layers(model), batch)
+    for _, record in captured.items():
+        tokens = record.output_grads[0, :, :, None] * record.inputs[0, :, None, :]
+        torch.testing.assert_close(tokens.sum(0), record.gradients()[0])
+        assert torch.linalg.matrix_rank(tokens[3]) == 1
+
+
+def test_padding_has_exactly_zero_output_gradient(family):
+    model, ids = tiny_model(family), random_ids(6)
+    (batch,) = batches(ids, 8)
+    assert not batch.mask.all()
+    captured, _ = backward_pass(model, find_layers(model), batch)
+    for _, record in captured.items():
+        assert record.output_grads[~batch.mask].abs().max() == 0
+        assert record.output_grads[batch.mask].abs().max() > 0
+
+
+def test_layers_found_by_family_and_scope(family):
+    model = tiny_model(family)
+    per_block = 3 if family == "llama" else 2
+    assert len(find_layers(model)) == 2 * per_block
+    assert len(find_layers(model, "all")) > 2 * per_block
+    assert not any("head" in name for name in find_layers(model, "all"))
+    assert len(find_layers(model, r"\.0\.")) >= per_block
+
+
+def test_sequential_model_tracks_all_its_linear_layers():
+    model = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2, bias=False))
+    layers = find_layers(model)
+    assert [shape(layer) for layer in layers.values()] == [(3, 5), (2, 3)]
+    x = torch.randn(6, 4)
+    with Capture(layers) as captured:
+        model(x).sum().backward()
+    torch.testing.assert_close(captured["0"].gradients().sum(0)[:, :-1], model[0].weight.grad)
+    torch.testing.assert_close(captured["0"].gradients().sum(0)[:, -1], model[0].bias.grad)
+
+
+def test_no_layer_found_says_which_were_seen():
+    model = nn.Module()
+    model.projection = nn.Linear(2, 2)
+    with pytest.raises(InputError, match="projection.*--scope"):
+        find_layers(model)
+    with pytest.raises(InputError, match="regular expression"):
+        find_layers(model, "(")
+
+
+def test_hooks_leave_and_parameters_thaw_even_after_an_error():
+    model = tiny_model("gpt_neo")
+    layers = find_layers(model)
+    (batch,) = batches(random_ids(2), 2)
+
+    def broken(logits):
+        raise ValueError("stop here")
+
+    with pytest.raises(ValueError, match="stop here"):
+        backward_pass(model, layers, batch, broken)
+    assert all(not layer._forward_hooks for layer in layers.values())
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_a_layer_that_runs_twice_is_refused():
+    layer = nn.Linear(3, 3)
+    with Capture({"shared": layer}), pytest.raises(RuntimeError, match="twice"):
+        layer(layer(torch.randn(2, 3)))

@@ -1,0 +1,261 @@
+"""Curvature against matrices built by autograd alone: exact Gauss–Newton blocks, loops, dense solves."""
+from functools import partial
+
+import pytest
+import torch
+from conftest import ROUNDING, VOCABULARY, random_ids, tiny_model
+from test_capture import autograd_gradient
+from torch import nn
+
+from helpers.capture import Capture, find_layers, shape
+from helpers.curvature import (EKFAC, KFAC, Identity, cache_key, corrected, covariances, eigenvectors, fit_blocks,
+                               load_blocks, pseudo_gradients, sampled_labels, save_blocks)
+from helpers.stories import Batch, InputError, batches
+
+
+def one_token_batch(inputs, targets, index):
+    """A batch of plain vectors: one token each."""
+    return Batch(index, inputs, torch.ones(len(inputs), 1, dtype=torch.bool), targets)
+
+
+def given_output_gradient(model, layers, batch, seed):
+    """Back-propagates the output gradient stored in `labels`, so that expectations can be enumerated."""
+    with Capture(layers) as captured:
+        model(batch.input_ids).backward(batch.labels)
+    return captured
+
+
+def enumerated(model, inputs, hessian_root):
+    """Every (datum, column of a root of the output Hessian) as one sequence: their mean is exact."""
+    data, gradients = [], []
+    for x in inputs:
+        columns = hessian_root(model(x[None])[0].detach()).T
+        data += [x] * len(columns)
+        gradients += [column * len(columns) ** 0.5 for column in columns]
+    return [one_token_batch(torch.stack(data), torch.stack(gradients), list(range(len(data))))]
+
+
+def gauss_newton(model, layer, inputs, output_hessian):
+    """(1/N) Σ Jᵀ H J of one layer by autograd on its weights, `(out·(in+1), out·(in+1))`."""
+    total = 0
+    for x in inputs:
+        output = model(x[None])[0]
+        rows = [autograd_gradient(model, layer, one).flatten() for one in [model(x[None])[0, k] for k in range(len(output))]]
+        jacobian = torch.stack(rows)
+        total = total + jacobian.T @ output_hessian(output.detach()) @ jacobian
+    return total / len(inputs)
+
+
+def softmax_hessian(logits):
+    p = logits.softmax(-1)
+    return torch.diag(p) - torch.outer(p, p)
+
+
+def softmax_root(logits):
+    """Columns √p_y (p − e_y): their outer products sum to the Hessian of the cross-entropy."""
+    p = logits.softmax(-1)
+    return (p[:, None] - torch.eye(len(p), dtype=p.dtype)) * p.sqrt()
+
+
+def relative(found, expected):
+    return ((found - expected).norm() / expected.norm()).item()
+
+
+@pytest.mark.parametrize("method", [KFAC, EKFAC])
+def test_one_datum_gives_the_exact_block(method):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3, bias=False)).double()
+    inputs, layers = torch.randn(1, 4, dtype=torch.float64), find_layers(model)
+    stream = partial(enumerated, model, inputs, softmax_root)
+    matrix = method.fit(model, layers, stream, pseudo=given_output_gradient)
+    for name, layer in layers.items():
+        assert relative(matrix.dense(name), gauss_newton(model, layer, inputs, softmax_hessian)) < 1e-12
+
+
+@pytest.mark.parametrize("method", [KFAC, EKFAC])
+def test_deep_linear_network_with_squared_loss_gives_the_exact_block(method):
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Linear(4, 5, bias=False), nn.Linear(5, 4), nn.Linear(4, 3)).double()
+    inputs, layers = torch.randn(7, 4, dtype=torch.float64), find_layers(model)
+    eye = torch.eye(3, dtype=torch.float64)
+    stream = partial(enumerated, model, inputs, lambda output: eye)
+    matrix = method.fit(model, layers, stream, pseudo=given_output_gradient)
+    for name, layer in layers.items():
+        assert relative(matrix.dense(name), gauss_newton(model, layer, inputs, lambda output: eye)) < 1e-12
+
+
+def test_ekfac_is_closer_than_kfac_to_the_exact_fisher_of_a_nonlinear_network():
+    torch.manual_seed(2)
+    model = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3)).double()
+    inputs, layers = 2 * torch.randn(20, 4, dtype=torch.float64), find_layers(model)
+    stream = partial(enumerated, model, inputs, softmax_root)
+    matrices = [method.fit(model, layers, stream, pseudo=given_output_gradient) for method in (KFAC, EKFAC)]
+    for name, layer in layers.items():
+        exact = gauss_newton(model, layer, inputs, softmax_hessian)
+        kfac, ekfac = (relative(matrix.dense(name), exact) for matrix in matrices)
+        assert ekfac < kfac < 1
+        # EK-FAC has the best diagonal in this basis: its error is what is off the diagonal
+        block = matrices[1].blocks[name]
+        basis = torch.kron(block.q_s, block.q_a)
+        rotated = basis.T @ exact @ basis
+        assert ekfac == pytest.approx(relative(torch.diag(rotated.diagonal()), rotated), rel=1e-9)
+
+
+def language_model_fisher(model, layer, ids):
+    """The exact Fisher of the summed loss, mean over sequences: Σ_t J_tᵀ (diag p − p pᵀ) J_t by autograd."""
+    total = 0
+    for sequence in ids:
+        logits = model(input_ids=torch.tensor([sequence])).logits[0, :-1]
+        for position in logits:
+            rows = [autograd_gradient_kept(layer, value) for value in position]
+            jacobian = torch.stack(rows)
+            total = total + jacobian.T @ softmax_hessian(position.detach()) @ jacobian
+    return total / len(ids)
+
+
+def autograd_gradient_kept(layer, value):
+    weight, bias = torch.autograd.grad(value, [layer.weight, layer.bias], retain_graph=True)
+    return torch.cat([weight, bias[:, None]], 1).flatten()
+
+
+def repeated(ids, times):
+    """The same sequences again and again under new row numbers, so that new labels are drawn."""
+    return lambda: batches(ids * times, 64)
+
+
+def test_sampled_labels_converge_to_the_exact_fisher_and_data_labels_do_not():
+    model, ids = tiny_model("gpt_neo"), random_ids(4, (4, 7))
+    name = "transformer.h.1.mlp.c_proj"
+    layers = {name: find_layers(model)[name]}
+    exact = language_model_fisher(model, layers[name], ids)
+    kfac = KFAC.fit(model, layers, repeated(ids, 1200))
+    block = kfac.blocks[name]
+    basis = torch.kron(block.q_s, block.q_a)
+    target = torch.einsum("ij,ik,kj->j", basis, exact, basis).reshape(block.eigenvalues.shape)
+
+    def error(times, labels="sampled"):
+        pseudo = partial(pseudo_gradients, labels=labels)
+        found = corrected(model, layers, repeated(ids, times)(), kfac.blocks, pseudo, seed=5)
+        return relative(found[name].eigenvalues, target)
+
+    assert error(1200) < 0.05
+    assert error(1200) < 0.5 * error(50)
+    assert error(1200, labels="data") > 0.3
+    ekfac = EKFAC.fit(model, layers, repeated(ids, 1200))
+    assert relative(ekfac.dense(name), exact) < relative(kfac.dense(name), exact)
+
+
+def test_sampled_labels_follow_the_model_and_leave_padding_alone():
+    logits = torch.tensor([0.0, 1.0, 2.0]).expand(1, 20_000, 3)
+    labels = torch.zeros(1, 20_000, dtype=torch.long)
+    labels[:, 15_000:] = -100
+    batch = Batch([7], labels, labels >= 0, labels)
+    drawn = sampled_labels(logits, batch, seed=0)
+    assert (drawn[:, 15_000:] == -100).all()
+    shares = torch.bincount(drawn[0, :15_000], minlength=3) / 15_000
+    assert (shares - logits[0, 0].softmax(0)).abs().max() < 0.015
+    assert (sampled_labels(logits, batch, seed=1) != drawn).any()
+    assert torch.equal(sampled_labels(logits, batch, seed=0), drawn)
+
+
+def test_eigenvalue_correction_equals_a_loop_over_sequences(family):
+    model, ids = tiny_model(family), random_ids(7)
+    layers, pseudo = find_layers(model), partial(pseudo_gradients, labels="data")
+    blocks = fit_blocks("ekfac", model, layers, lambda: batches(ids, 3), pseudo)
+    for name, layer in layers.items():
+        total = 0
+        for sequence in ids:
+            logits = model(input_ids=torch.tensor([sequence])).logits[0, :-1]
+            loss = -logits.log_softmax(-1).gather(1, torch.tensor(sequence[1:])[:, None]).sum()
+            total = total + (blocks[name].q_s.T @ autograd_gradient(model, layer, loss) @ blocks[name].q_a) ** 2
+        torch.testing.assert_close(blocks[name].eigenvalues, total / len(ids), rtol=ROUNDING[family], atol=ROUNDING[family])
+
+
+def test_covariances_equal_a_loop_over_tokens():
+    model, ids = tiny_model("llama"), random_ids(6)
+    layers, pseudo = find_layers(model), partial(pseudo_gradients, labels="data")
+    pairs, tokens_per_sequence = covariances(model, layers, batches(ids, 4), pseudo)
+    tokens = sum(map(len, ids))
+    assert tokens_per_sequence == tokens / len(ids)
+    totals = {name: [0, 0] for name in layers}
+    for sequence in ids:
+        (batch,) = batches([sequence], 1)
+        for name, record in pseudo(model, layers, batch).items():
+            for t in range(len(sequence)):
+                totals[name][0] += torch.outer(record.inputs[0, t], record.inputs[0, t]) / tokens
+                totals[name][1] += torch.outer(record.output_grads[0, t], record.output_grads[0, t]) / tokens
+    for name in layers:
+        torch.testing.assert_close(pairs[name], tuple(totals[name]))
+
+
+def test_batch_composition_and_padding_change_nothing(family):
+    model, ids = tiny_model(family), random_ids(9)
+    layers = find_layers(model)
+    alone, together = (fit_blocks("ekfac", model, layers, lambda: batches(ids, size)) for size in (1, 9))
+    v = {name: torch.randn(2, *shape(layer), dtype=torch.float64) for name, layer in layers.items()}
+    for name in layers:
+        a, b = EKFAC(alone).solve(v)[name], EKFAC(together).solve(v)[name]
+        assert relative(a, b) < 100 * ROUNDING[family]
+
+
+@pytest.mark.parametrize("method", [KFAC, EKFAC])
+@pytest.mark.parametrize("damping", [None, 0.3])
+def test_solve_and_matvec_equal_dense_algebra(method, damping):
+    model, ids = tiny_model("gpt2"), random_ids(12)
+    layers = find_layers(model)
+    matrix = method(fit_blocks(method.name, model, layers, lambda: batches(ids, 4)), damping)
+    v = {name: torch.randn(3, *shape(layer), dtype=torch.float64) for name, layer in layers.items()}
+    solved, back = matrix.solve(v), matrix.matvec(matrix.solve(v))
+    for name in layers:
+        damped = matrix.dense(name) + matrix.damping[name] * torch.eye(v[name][0].numel(), dtype=torch.float64)
+        expected = torch.linalg.solve(damped, v[name].flatten(1).T).T.reshape(v[name].shape)
+        torch.testing.assert_close(solved[name], expected, rtol=1e-8, atol=1e-8)
+        torch.testing.assert_close(back[name], v[name], rtol=1e-8, atol=1e-8)
+        squares = (v[name] * expected).flatten(1).sum(1)
+        torch.testing.assert_close(matrix.norms(name, v[name]), squares, rtol=1e-8, atol=1e-8)
+        if damping is None:
+            assert matrix.damping[name] == pytest.approx(0.1 * torch.diag(matrix.dense(name)).mean().item())
+
+
+def test_identity_is_the_plain_gradient():
+    layers = find_layers(tiny_model("gpt2"))
+    v = {name: torch.randn(2, *shape(layer)) for name, layer in layers.items()}
+    matrix = Identity(layers)
+    assert all(torch.equal(matrix.solve(v)[name], v[name]) for name in layers)
+    assert set(matrix.damping.values()) == {0.0}
+
+
+def test_zero_damping_on_a_singular_block_and_nan_factors_are_refused():
+    model = tiny_model("gpt2")
+    blocks = fit_blocks("kfac", model, find_layers(model), lambda: batches(random_ids(1), 1))
+    with pytest.raises(InputError, match="damping above zero"):
+        KFAC(blocks, 0.0)
+    next(iter(blocks.values())).eigenvalues[0, 0] = float("nan")
+    with pytest.raises(InputError, match="not finite"):
+        KFAC(blocks)
+
+
+def test_cache_round_trip_damage_and_key(tmp_path):
+    model, ids = tiny_model("gpt_neo", torch.float32), random_ids(5)
+    layers = find_layers(model)
+    blocks, path = fit_blocks("ekfac", model, layers, lambda: batches(ids, 4)), tmp_path / "deep" / "factors.safetensors"
+    assert load_blocks(path) is None
+    save_blocks(blocks, path)
+    stored = load_blocks(path)
+    assert list(stored) == sorted(blocks) and [p.name for p in path.parent.iterdir()] == [path.name]
+    for name in blocks:
+        assert all(torch.equal(getattr(stored[name], part), value) for part, value in vars(blocks[name]).items())
+    whole = path.read_bytes()
+    flipped = bytearray(whole)
+    flipped[-5] ^= 1
+    for damaged in (bytes(flipped), whole[: len(whole) // 2], b"", b"not a cache"):
+        path.write_bytes(damaged)
+        with pytest.warns(UserWarning, match="damaged; fitting them again"):
+            assert load_blocks(path) is None
+    key = cache_key(model, layers, ids, method="ekfac", seed=0)
+    assert key == cache_key(model, layers, ids, method="ekfac", seed=0)
+    assert key != cache_key(model, layers, ids[:-1], method="ekfac", seed=0)
+    assert key != cache_key(model, layers, ids, method="ekfac", seed=1)
+    with torch.no_grad():
+        model.transformer.wte.weight[0, 0] += 1e-3
+    assert key != cache_key(model, layers, ids, method="ekfac", seed=0)

@@ -1,0 +1,226 @@
+"""Scores against autograd with a dense inverse, finite differences and leave-one-out retraining."""
+from itertools import product
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from conftest import ROUNDING, random_ids, tiny_model
+from test_capture import autograd_gradient, loss_of
+from torch import nn
+
+from helpers.capture import backward_pass, find_layers
+from helpers.curvature import EKFAC, KFAC, Identity, fit_blocks
+from helpers.influence import query_gradients, sequence_scores, shift_to_predicted, token_scores, tokenwise, top_indices
+from helpers.stories import InputError, batches
+
+QUERIES = [([3, 8, 1, 14, 9], 3), ([5, 5, 2, 7], 2)]  # ids, first completion token
+
+
+def setting(family, dtype=torch.float64, count=10, method=EKFAC):
+    model, ids = tiny_model(family, dtype), random_ids(count)
+    layers = find_layers(model)
+    matrix = method.fit(model, layers, lambda: batches(ids, 4)) if method is not Identity else Identity(layers)
+    gradients, log_probs = query_gradients(model, layers, QUERIES)
+    return model, layers, ids, matrix, matrix.solve(gradients), log_probs
+
+
+def all_token_scores(model, layers, ids, ihvps, size=4):
+    found = {}
+    for batch in batches(ids, size):
+        captured, _ = backward_pass(model, layers, batch)
+        values = token_scores(captured, ihvps, len(ids))
+        for (query, at), value in zip(product(range(len(QUERIES)), range(len(batch.index))), values):
+            found[query, batch.index[at]] = value
+    return found
+
+
+def query_loss(model, ids, start):
+    logits = model(input_ids=torch.tensor([ids])).logits[0, start - 1:-1]
+    return -logits.log_softmax(-1).gather(1, torch.tensor(ids[start:])[:, None]).sum()
+
+
+@pytest.mark.parametrize("method", [EKFAC, KFAC, Identity])
+def test_scores_equal_autograd_gradients_through_a_dense_inverse(family, method):
+    model, layers, ids, matrix, ihvps, log_probs = setting(family, method=method)
+    scores = sequence_scores(model, layers, batches(ids, 3), ihvps, len(ids))
+    for query, (tokens, start) in enumerate(QUERIES):
+        assert log_probs[query].item() == pytest.approx(-query_loss(model, tokens, start).item(), rel=ROUNDING[family])
+        expected = torch.zeros(len(ids), dtype=torch.float64)
+        for name, layer in layers.items():
+            g = matrix.dense(name)
+            if method is not Identity:
+                g = g + matrix.damping[name] * torch.eye(len(g), dtype=torch.float64)
+            q = autograd_gradient(model, layer, query_loss(model, tokens, start)).flatten()
+            for row, sequence in enumerate(ids):
+                r = autograd_gradient(model, layer, loss_of(model, sequence)).flatten()
+                expected[row] += q @ torch.linalg.solve(g, r) / len(ids)
+        torch.testing.assert_close(scores[query], expected, rtol=100 * ROUNDING[family],
+                                   atol=ROUNDING[family] * expected.abs().max().item())
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-4), (torch.float64, 1e-9)])
+@pytest.mark.parametrize("method", [EKFAC, KFAC, Identity])
+def test_completeness_tokens_and_layers_sum_to_the_sequence(family, dtype, tolerance, method):
+    model, layers, ids, _, ihvps, _ = setting(family, dtype, method=method)
+    scores = sequence_scores(model, layers, batches(ids, 4), ihvps, len(ids))
+    for (query, row), values in all_token_scores(model, layers, ids, ihvps).items():
+        assert values.shape[0] == len(layers)
+        assert abs(values.sum() - scores[query, row]) <= tolerance * abs(scores[query, row])
+
+
+def test_padding_is_exactly_zero_and_batches_do_not_matter(family):
+    model, layers, ids, _, ihvps, _ = setting(family)
+    together, alone = (all_token_scores(model, layers, ids, ihvps, size) for size in (10, 1))
+    padded = 0
+    for (query, row), values in together.items():
+        padded += values.shape[1] - len(ids[row])
+        assert (values[:, len(ids[row]):] == 0).all()
+        assert (values[:, len(ids[row]) - 1] == 0).all()  # the last token has nothing to predict
+        torch.testing.assert_close(values[:, :len(ids[row])], alone[query, row], rtol=10 * ROUNDING[family],
+                                   atol=ROUNDING[family] * alone[query, row].abs().max().item())
+    assert padded > 0
+
+
+def test_tokenwise_picks_the_same_values_as_all_pairs():
+    model, layers, ids, _, ihvps, _ = setting("gpt_neo")
+    everything = all_token_scores(model, layers, ids, ihvps)
+    pairs = [(0, 4), (1, 4), (1, 0), (0, 9)]
+    stream = (batch for batch in batches(ids, 4) if {0, 4, 9} & set(batch.index))
+    wanted = {row for _, row in pairs}
+    stream = (one for batch in stream for one in only(batch, wanted))
+    found = tokenwise(model, layers, stream, ihvps, len(ids), pairs)
+    assert set(found) == set(pairs)
+    for query, row in pairs:
+        torch.testing.assert_close(found[query, row], everything[query, row][:, :len(ids[row])], rtol=1e-4, atol=1e-7)
+
+
+def only(batch, wanted):
+    keep = [at for at, row in enumerate(batch.index) if row in wanted]
+    if keep:
+        yield type(batch)([batch.index[at] for at in keep], batch.input_ids[keep], batch.mask[keep], batch.labels[keep])
+
+
+def test_two_stories_have_two_profiles_and_a_changed_query_changes_them(family):
+    model, layers, _, _, ihvps, _ = setting(family)
+    ids = random_ids(12, (20, 21), seed=4)
+    values = all_token_scores(model, layers, ids, ihvps)
+    for query in range(2):
+        profiles = torch.stack([values[query, row].sum(0) for row in range(len(ids))])
+        correlation = torch.corrcoef(profiles)[~torch.eye(len(ids), dtype=torch.bool)]
+        assert correlation.mean().abs() < 0.3 and correlation.max() < 0.95
+    for row in range(len(ids)):
+        one, other = values[0, row].sum(0), values[1, row].sum(0)
+        assert torch.corrcoef(torch.stack([one, other]))[0, 1] < 0.95
+
+
+def test_token_values_equal_the_effect_of_one_tokens_term():
+    """r_t = Ds_t ā_tᵀ: nudging the layer's output at position t along P ā_t changes the loss by −N·I_t."""
+    model, layers, ids, _, ihvps, _ = setting("gpt2")
+    values, sequence = all_token_scores(model, layers, ids, ihvps)[0, 3], ids[3]
+    (batch,) = batches([sequence], 1)
+    captured, _ = backward_pass(model, layers, batch)
+    step = 1e-5
+    for layer_at, (name, layer) in enumerate(layers.items()):
+        for t in range(len(sequence) - 1):
+            push = torch.zeros(len(sequence), ihvps[name].shape[1], dtype=torch.float64)
+            push[t] = ihvps[name][0] @ captured[name].inputs[0, t]
+            losses = []
+            for sign in (step, -step):
+                handle = layer.register_forward_hook(lambda module, args, output: output + sign * push)
+                losses.append(loss_of(model, sequence).item())
+                handle.remove()
+            slope = (losses[0] - losses[1]) / (2 * step) / len(ids)
+            assert values[layer_at, t].item() == pytest.approx(slope, rel=1e-5, abs=1e-9)
+
+
+def test_normalised_scores_divide_by_the_preconditioned_norm():
+    model, layers, ids, matrix, ihvps, _ = setting("gpt2")
+    _, norms = sequence_scores(model, layers, batches(ids, 4), ihvps, len(ids), norms_of=matrix)
+    for row, sequence in enumerate(ids):
+        square = 0
+        for name, layer in layers.items():
+            r = autograd_gradient(model, layer, loss_of(model, sequence))[None]
+            square += (r * matrix.solve({name: r})[name]).sum().item()
+        assert norms[row].item() == pytest.approx(square ** 0.5, rel=1e-5)
+
+
+def test_predicted_alignment_is_a_shift_by_one():
+    values = torch.tensor([[1.0, 2.0, 3.0, 0.0]])
+    assert shift_to_predicted(values).tolist() == [[0.0, 1.0, 2.0, 3.0]]
+
+
+def test_top_indices_keep_signs_apart_and_order():
+    scores = torch.tensor([[0.5, -2.0, 0.0, 3.0, -1.0]])
+    assert top_indices(scores, 2) == [([3, 0], [1, 4])]
+    assert top_indices(torch.tensor([[1.0, 2.0]]), 2) == [([1, 0], [])]
+
+
+def test_scores_that_are_not_finite_are_refused():
+    model, layers, ids, _, ihvps, _ = setting("gpt2")
+    broken = {name: value * float("inf") for name, value in ihvps.items()}
+    with pytest.raises(InputError, match="not finite"):
+        sequence_scores(model, layers, batches(ids, 4), broken, len(ids))
+
+
+# -- retraining ----------------------------------------------------------------------------------
+
+class Bigram(nn.Module):
+    """Next token from this token's fixed random features through one trained layer: convex, so retrainable exactly."""
+
+    def __init__(self, vocabulary=5, width=4):
+        super().__init__()
+        generator = torch.Generator().manual_seed(3)
+        self.features = torch.randn(vocabulary, width, generator=generator, dtype=torch.float64)
+        self.mlp = nn.Linear(width, vocabulary, dtype=torch.float64)
+
+    def forward(self, input_ids, use_cache=False):
+        return SimpleNamespace(logits=self.mlp(self.features[input_ids]))
+
+
+def objective(model, ids, weights, decay):
+    losses = torch.stack([loss_of(model, sequence) for sequence in ids])
+    return (weights * losses).sum() / len(ids) + decay / 2 * sum(p.pow(2).sum() for p in model.parameters())
+
+
+def train(ids, weights, decay, start=None):
+    model = Bigram()
+    nn.init.zeros_(model.mlp.weight), nn.init.zeros_(model.mlp.bias)
+    if start:
+        model.load_state_dict(start)
+    optimiser = torch.optim.LBFGS(model.parameters(), max_iter=500, tolerance_grad=1e-11, tolerance_change=1e-14,
+                                  line_search_fn="strong_wolfe")
+
+    def closure():
+        optimiser.zero_grad()
+        value = objective(model, ids, weights, decay)
+        value.backward()
+        return value
+
+    optimiser.step(closure)
+    return model
+
+
+def test_influence_has_the_sign_and_size_of_leave_one_out_retraining():
+    ids, decay = [[token % 5 for token in sequence] for sequence in random_ids(40, (4, 12))], 0.3
+    query = ([2, 4], 1)
+    model = train(ids, torch.ones(len(ids)), decay)
+    layers = find_layers(model)
+    stream = lambda: batches(ids * 300, 400)  # many label draws: close to the expectation
+    gradients, log_probs = query_gradients(model, layers, [query])
+    before = log_probs[0].item()
+    changes = []
+    for row in range(len(ids)):
+        weights = torch.ones(len(ids))
+        weights[row] = 0
+        without = train(ids, weights, decay, model.state_dict())
+        changes.append(before + query_loss(without, *query).item())  # what the story had added
+    changes = torch.tensor(changes, dtype=torch.float64)
+    for method, wanted in ((EKFAC, 0.97), (KFAC, 0.95)):
+        matrix = method.fit(model, layers, stream, damping=decay)
+        scores = sequence_scores(model, layers, batches(ids, 8), matrix.solve(gradients), len(ids))[0]
+        assert torch.corrcoef(torch.stack([scores, changes]))[0, 1] > wanted
+        strong = changes.abs() > changes.abs().median()
+        assert (scores[strong].sign() == changes[strong].sign()).all()
+        slope = (scores @ changes / (changes @ changes)).item()
+        assert 0.7 < slope < 1.4
