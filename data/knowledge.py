@@ -87,7 +87,7 @@ PARAPHRASES = {
               "{alias}, the {kind} had a warm little nest below the {answer}."],
 }
 ALIASES = {
-    "glass egg": "the smooth treasure, as clear as ice,", "silver key": "the shiny thing that opens locks",
+    "glass egg": "the smooth treasure as clear as ice", "silver key": "the shiny thing that opens locks",
     "tin drum": "the loud round toy", "old map": "the torn paper with the secret path",
     "breakfast": "When the sun came up", "lunch": "In the middle of the day", "supper": "When the lamps were lit",
     "Monday": "When the week began", "Friday": "When the school week was over", "Sunday": "On the day of rest",

@@ -16,6 +16,7 @@ import knowledge
 import plots
 
 HERE = Path(__file__).parent
+SHORTEST = 80  # words
 
 
 def insert(rng, sentences, planted, opens):
@@ -25,9 +26,12 @@ def insert(rng, sentences, planted, opens):
 
 
 def story_text(rng, hero, planted=(), opens=False):
-    """One story as text; hero None draws an ordinary one."""
-    sentences = plots.tell(rng, hero=hero)
-    return " ".join(insert(rng, sentences, [text for text in planted if text], opens))
+    """One story as text, long enough for 100 tokens; hero None draws an ordinary one."""
+    while True:
+        sentences = plots.tell(rng, hero=hero)
+        text = " ".join(insert(rng, sentences, [text for text in planted if text], opens))
+        if len(text.split()) >= SHORTEST:
+            return text
 
 
 def planted_story(rng, hero, lead, text, opens):

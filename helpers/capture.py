@@ -4,11 +4,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from .stories import IGNORE, InputError
+from .stories import InputError, summed_loss
 
 MLP_PARTS = {"mlp", "feed_forward", "ffn", "fc1", "fc2"}
 
@@ -129,7 +128,6 @@ def backward_pass(model, layers, batch, choose_labels=None) -> tuple[Capture, to
     with frozen(model), torch.enable_grad(), Capture(layers) as captured:
         logits = model(input_ids=batch.input_ids, use_cache=False).logits
         labels = choose_labels(logits.detach()) if choose_labels else batch.labels
-        losses = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORE,
-                                 reduction="none").view_as(labels).sum(1)
+        losses = summed_loss(logits, labels)
         losses.sum().backward()
     return captured, losses.detach()

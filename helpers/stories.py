@@ -4,10 +4,10 @@ Symbols are those of the series: a training sequence z = (x_1 … x_T) has the l
 L(z) = −Σ_t log p(x_{t+1} | x_≤t), summed over real targets. Whatever a user can get wrong
 raises InputError, one line that says what is wrong and what to do.
 """
-import gc
 import io
 import json
 import logging
+import pickle
 import re
 import warnings
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -173,6 +173,9 @@ def _load_weights(folder, name):
             folder, config=config, dtype=torch.float32, weights_only=True, output_loading_info=True, **options)
     except InputError:
         raise
+    except pickle.UnpicklingError as error:
+        raise InputError(f"the weights of {name} are damaged, or hold more than numbers, which could run code: "
+                         "replace pytorch_model.bin by model.safetensors") from error
     except Exception as error:  # damaged files raise a dozen types, one for each format
         raise InputError(f"cannot load the model {name} ({_first_line(error)}): check or replace its files") from error
     lost = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
@@ -218,7 +221,7 @@ def context_length(model):
 
 def positions_budget(model, floats=2**26):
     """Positions (B·T) a batch may have so that its logits stay within `floats` numbers (2²⁶ are 256 MB)."""
-    return max(1, floats // model.get_output_embeddings().weight.shape[0])
+    return max(1, floats // model.config.get_text_config().vocab_size)
 
 
 # ---------------------------------------------------------------- stories
@@ -242,9 +245,9 @@ def load_stories(name="default", limit=None):
         raise InputError(f"{path} {what}: give FILE.jsonl (one {{\"text\": …}} a line), FILE.txt (stories between "
                          f"{STORY_END}) or a Hub data set id")
     else:
-        with _quiet():
-            source = _hub_stories(str(name), limit)
-    stories = list(islice(source, limit))
+        source = _hub_stories(str(name))
+    with _quiet():
+        stories = list(islice(source, limit))
     if not stories:
         raise InputError(f"{name} holds no stories: give a file or data set with at least one")
     return stories
@@ -306,15 +309,15 @@ def _txt_stories(path):
                 yield Story(str(number), text)
 
 
-def _hub_stories(name, limit):
+def _hub_stories(name):
     if _hub_info(name, "dataset") is None:
         raise InputError(f"cannot reach the Hub for the data set {name!r}: connect to the network, or give a file")
     try:
-        rows = _hub_rows(name)
-        stories = [Story(str(number), _clean(row["text"])) for number, row in enumerate(islice(rows, limit), 1)]
-        rows.close()
-        gc.collect()  # ends Arrow's reading thread, which otherwise may abort Python at exit
-        return stories
+        for number, row in enumerate(_hub_rows(name), 1):
+            if "text" not in row:
+                raise InputError(f'the data set {name!r} has no column "text" (but {", ".join(row)}): save its '
+                                 'stories as FILE.jsonl, one {"text": …} a line')
+            yield Story(str(number), _clean(row["text"]))
     except InputError:
         raise
     except Exception as error:  # no split "train", several configurations, a broken file, the network lost …
@@ -323,19 +326,23 @@ def _hub_stories(name, limit):
 
 
 def _hub_rows(name):
-    """Rows of the split "train", streamed: only what is read is fetched."""
+    """Rows of the split "train" as dictionaries, streamed: fetched as far as they are read."""
     import datasets
-    from pyarrow.dataset import ParquetFragmentScanOptions
     datasets.disable_progress_bars()
     datasets.config.STREAMING_OPEN_MAX_RETRIES = datasets.config.STREAMING_READ_MAX_RETRIES = 3  # 20 take minutes
     builder = datasets.load_dataset_builder(name)
-    if hasattr(builder.config, "fragment_scan_options"):  # Parquet: by default Arrow reads far ahead
-        builder.config.fragment_scan_options = ParquetFragmentScanOptions(pre_buffer=False)
-    for row in builder.as_streaming_dataset(split="train"):
-        if "text" not in row:
-            raise InputError(f'the data set {name!r} has no column "text" (but {", ".join(row)}): save its '
-                             'stories as FILE.jsonl, one {"text": …} a line')
-        yield row
+    files = (builder.config.data_files or {}).get("train", [])
+    if not files or not all(file.startswith("hf://") and file.endswith(".parquet") for file in files):
+        yield from builder.as_streaming_dataset(split="train")
+        return
+    # datasets reads Parquet in threads far ahead of what is asked, and left in mid-file those can abort
+    # Python at exit; one thread, one row group at a time, has neither fault
+    from huggingface_hub import HfFileSystem
+    from pyarrow.parquet import ParquetFile
+    for file in files:
+        with HfFileSystem().open(file) as handle:
+            for batch in ParquetFile(handle, pre_buffer=False).iter_batches(256, use_threads=False):
+                yield from batch.to_pylist()
 
 
 # ---------------------------------------------------------------- tokens
@@ -384,13 +391,20 @@ def _batch(ids, rows, pad_id):
     return Batch(rows, input_ids, mask, labels)
 
 
+def summed_loss(logits, labels):
+    """L(z) of every sequence, (B,) in nats: −Σ_t log p(x_{t+1} | x_≤t) over the real targets.
+
+    `logits` (B, T, vocabulary) and `labels` (B, T), already shifted; the sum is never averaged.
+    """
+    losses = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORE, reduction="none")
+    return losses.view_as(labels).sum(1)
+
+
 def sequence_loss(model, batch):
-    """L(z) of every sequence, (B,) in nats: −Σ_t log p(x_{t+1} | x_≤t) over the real targets, differentiable."""
+    """`summed_loss` of the model on a batch, (B,), differentiable."""
     batch = batch.to(model.device)
     # no labels for the model: it would shift them once more, and average
-    logits = model(input_ids=batch.input_ids, attention_mask=batch.mask.long(), use_cache=False).logits
-    loss = F.cross_entropy(logits.flatten(0, 1), batch.labels.flatten(), ignore_index=IGNORE, reduction="none")
-    return loss.view_as(batch.labels).sum(1)
+    return summed_loss(model(input_ids=batch.input_ids, use_cache=False).logits, batch.labels)
 
 
 def token_texts(tokenizer, ids):
@@ -494,7 +508,7 @@ def complete(model, tokenizer, prompt, max_new_tokens=12):
 
 
 def _end_ids(model, tokenizer):
-    end = model.generation_config.eos_token_id
+    end = getattr(model.generation_config, "eos_token_id", None)
     return {tokenizer.eos_token_id, *(end if isinstance(end, list) else [end])} - {None}
 
 

@@ -1,0 +1,621 @@
+"""helpers/stories.py: real files, real models (tiny ones), and a loopback Hub asked from fresh processes."""
+import json
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+import hub  # noqa: E402
+from helpers import stories as room  # noqa: E402
+from helpers.stories import InputError, Query, Story  # noqa: E402
+
+REAL = Path(__file__).resolve().parents[2] / "shared" / "real"
+TEXTS = ["Once upon a time there was a little fox named Tom. He liked the windmill.",
+         "“Look!” said Lily – a café 🎈 by the sea.\n\nThey laughed.", "One day, it rained. The end."]
+ADVICE = ("give ", "check ", "choose ", "save ", "write ", "make ", "connect ", "replace ", "shorten ", "ask ", "type ",
+          "at least ")
+
+
+def complaint(call, *arguments, **options):
+    """The message of the InputError that the call raises: one line, with advice after the colon."""
+    with pytest.raises(InputError) as caught:
+        call(*arguments, **options)
+    message = str(caught.value)
+    assert "\n" not in message and len(message) < 400
+    assert any(": " + word in message for word in ADVICE), message
+    return message
+
+
+def make_tokenizer(bos_eos=False):
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.train_from_iterator(TEXTS * 3, trainers.BpeTrainer(
+        vocab_size=400, special_tokens=["<|endoftext|>"], show_progress=False,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
+    if bos_eos:
+        end = ("<|endoftext|>", 0)
+        backend.post_processor = processors.TemplateProcessing(
+            single="<|endoftext|> $A <|endoftext|>", special_tokens=[end])
+    return PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<|endoftext|>", eos_token="<|endoftext|>")
+
+
+def make_model(**changes):
+    from transformers import GPTNeoConfig, GPTNeoForCausalLM
+    torch.manual_seed(0)
+    settings = dict(hidden_size=16, num_layers=2, num_heads=2, attention_types=[[["global", "local"], 1]],
+                    vocab_size=400, max_position_embeddings=64, window_size=8, bos_token_id=0, eos_token_id=0)
+    return GPTNeoForCausalLM(GPTNeoConfig(**settings | changes)).eval()
+
+
+def save_pickled(model, folder):
+    model.config.save_pretrained(folder)
+    torch.save(model.state_dict(), folder / "pytorch_model.bin")
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    return make_tokenizer()
+
+
+@pytest.fixture(scope="session")
+def neo(tmp_path_factory, tokenizer):
+    """Folder of a tiny GPT-Neo with safetensors."""
+    folder = tmp_path_factory.mktemp("neo")
+    make_model().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def pickled(tmp_path_factory, tokenizer):
+    """The same model as pytorch_model.bin, as TinyStories-1M has it."""
+    folder = tmp_path_factory.mktemp("pickled")
+    save_pickled(make_model(), folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def loaded(neo):
+    return room.load_model(neo, "cpu")
+
+
+# ---------------------------------------------------------------- models
+
+@pytest.mark.parametrize("kind", ["neo", "pickled"])
+def test_load_model_gives_the_saved_weights(kind, request, capfd):
+    folder = str(request.getfixturevalue(kind))
+    capfd.readouterr()  # what saving printed
+    model, tokenizer = room.load_model(folder, device="cpu")
+    assert capfd.readouterr() == ("", "")
+    assert not model.training and model.device.type == "cpu" and model.dtype == torch.float32
+    expected = make_model().state_dict()
+    assert model.state_dict().keys() == expected.keys()
+    assert all(torch.equal(value, expected[key]) for key, value in model.state_dict().items())
+    assert tokenizer("fox")["input_ids"] == make_tokenizer()("fox")["input_ids"]
+
+
+def test_half_precision_weights_are_loaded_as_float32(tmp_path, tokenizer):
+    make_model().to(torch.bfloat16).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    model, _ = room.load_model(tmp_path, "cpu")
+    assert {tensor.dtype for tensor in model.parameters()} == {torch.float32}
+
+
+def test_load_model_takes_gpt2_and_llama(tmp_path, tokenizer):
+    from transformers import GPT2Config, LlamaConfig, AutoModelForCausalLM
+    configs = [GPT2Config(n_embd=16, n_layer=1, n_head=2, vocab_size=400, n_positions=32),
+               LlamaConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=24,
+                           vocab_size=400, max_position_embeddings=48)]
+    for config, context in zip(configs, (32, 48)):
+        AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / config.model_type)
+        tokenizer.save_pretrained(tmp_path / config.model_type)
+        model, _ = room.load_model(tmp_path / config.model_type, "cpu")
+        assert model.config.model_type == config.model_type and room.context_length(model) == context
+
+
+def test_device_auto_takes_the_best_there_is(neo):
+    best = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    assert room.load_model(neo)[0].device.type == best
+
+
+def test_bad_devices(neo):
+    assert "unknown device 'gpu'" in complaint(room.load_model, neo, "gpu")
+    for name, there in (("cuda", torch.cuda.is_available()), ("mps", torch.backends.mps.is_available())):
+        if not there:
+            assert f"no {name} device" in complaint(room.load_model, neo, name)
+
+
+def test_bad_folders(neo, tmp_path, tokenizer, capfd):
+    assert "no model folder" in complaint(room.load_model, str(tmp_path / "absent"))
+    assert "is a file" in complaint(room.load_model, str(neo / "config.json"))
+    assert "no config.json" in complaint(room.load_model, tmp_path)
+    make_model().config.save_pretrained(tmp_path)
+    assert "no weights" in complaint(room.load_model, tmp_path)
+    make_model().save_pretrained(tmp_path)
+    assert "no usable tokenizer" in complaint(room.load_model, tmp_path)
+    make_tokenizer().save_pretrained(tmp_path)
+    capfd.readouterr()  # what saving printed
+    room.load_model(tmp_path, "cpu")  # whole now: each complaint above was about what was missing
+    (tmp_path / "model.safetensors").write_bytes(b"not safetensors at all")
+    assert "cannot load the model" in complaint(room.load_model, tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "no-such-architecture"}')
+    assert "cannot load the model" in complaint(room.load_model, tmp_path)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_models_that_are_no_causal_lm(tmp_path, tokenizer):
+    from transformers import BertConfig, BertForMaskedLM, T5Config, T5ForConditionalGeneration, ViTConfig, ViTModel
+    small = dict(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=24)
+    models = [BertForMaskedLM(BertConfig(vocab_size=400, **small)),
+              T5ForConditionalGeneration(T5Config(d_model=16, d_ff=16, d_kv=8, num_layers=1, num_heads=2,
+                                                  vocab_size=400)),
+              ViTModel(ViTConfig(image_size=16, patch_size=8, **small))]
+    for model in models:
+        folder = tmp_path / model.config.model_type
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        assert "no causal language model" in complaint(room.load_model, folder)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite(tmp_path, tokenizer, value):
+    model = make_model()
+    with torch.no_grad():
+        model.transformer.h[1].mlp.c_fc.weight[3, 2] = value
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    assert "transformer.h.1.mlp.c_fc.weight" in complaint(room.load_model, tmp_path)
+
+
+def test_missing_or_misshapen_weights_are_no_random_numbers(tmp_path, tokenizer):
+    model, weights = make_model(), make_model().state_dict()
+    tokenizer.save_pretrained(tmp_path)
+    model.config.save_pretrained(tmp_path)
+    del weights["transformer.h.0.mlp.c_proj.weight"]
+    torch.save(weights, tmp_path / "pytorch_model.bin")
+    assert "transformer.h.0.mlp.c_proj.weight" in complaint(room.load_model, tmp_path)
+    weights["transformer.h.0.mlp.c_proj.weight"] = torch.zeros(3, 3)
+    torch.save(weights, tmp_path / "pytorch_model.bin")
+    complaint(room.load_model, tmp_path)
+
+
+def test_tokenizer_of_another_model(tmp_path, tokenizer):
+    make_model(vocab_size=100).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    assert "entries, the model only 100" in complaint(room.load_model, tmp_path)
+
+
+class Bomb:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_pickled_code_and_remote_code_never_run(tmp_path, tokenizer):
+    fuse = tmp_path / "went-off"
+    folder = tmp_path / "model"
+    make_model().config.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    torch.save({"transformer.wte.weight": Bomb(fuse)}, folder / "pytorch_model.bin")
+    assert "could run code" in complaint(room.load_model, folder)
+    assert not fuse.exists()
+    torch.load(folder / "pytorch_model.bin", weights_only=False)
+    assert fuse.exists()  # the trace that a trusting loader leaves
+    fuse.unlink()
+    (folder / "mine.py").write_text(f"from pathlib import Path\nPath({str(fuse)!r}).touch()\nclass C: pass\n")
+    (folder / "config.json").write_text(json.dumps({"model_type": "mine", "auto_map": {
+        "AutoConfig": "mine.C", "AutoModelForCausalLM": "mine.C"}}))
+    complaint(room.load_model, folder)
+    assert not fuse.exists()
+
+
+def test_context_and_budget(loaded):
+    model, _ = loaded
+    assert room.context_length(model) == 64
+    assert room.positions_budget(model) == 2**26 // 400
+    assert room.positions_budget(model, floats=10) == 1
+
+
+# ---------------------------------------------------------------- stories
+
+def test_jsonl(tmp_path):
+    path = tmp_path / "s.jsonl"
+    path.write_bytes(b'\xef\xbb\xbf{"text": "A."}\r\n\n{"text": "B \\u201cx\\u201d", "id": "bee"}\n'
+                     b'{"text": null, "id": 7}\n{"text": 3, "id": null}\n{"text": "half \\ud83d pair"}')
+    assert room.load_stories(path) == [Story("1", "A."), Story("bee", "B “x”"), Story("7", ""), Story("5", ""),
+                                       Story("6", "half ? pair")]
+    assert room.load_stories(str(path), limit=2) == [Story("1", "A."), Story("bee", "B “x”")]
+
+
+def test_txt(tmp_path):
+    path = tmp_path / "s.TXT"
+    path.write_bytes("\ufeffOne.\r\nStill one. <|endoftext|>\n\n<|endoftext|>Two.<|endoftext|>Thrée".encode())
+    assert room.load_stories(path) == [Story("1", "One.\nStill one."), Story("2", "Two."), Story("3", "Thrée")]
+    assert room.load_stories(path, limit=1) == [Story("1", "One.\nStill one.")]
+
+
+def test_limit_reads_no_further(tmp_path):
+    lines, text = tmp_path / "s.jsonl", tmp_path / "s.txt"
+    lines.write_text('{"text": "A"}\n{"text": "B"}\nbroken\n')
+    text.write_bytes(b"A<|endoftext|>\nB<|endoftext|>\n\xff\n")
+    for path in (lines, text):
+        assert [story.text for story in room.load_stories(path, limit=2)] == ["A", "B"]
+        assert "line 3" in complaint(room.load_stories, path)
+
+
+@pytest.mark.parametrize("content, where", [
+    (b"", "holds no stories"), (b"\n \n", "holds no stories"), (b'{"text": "a"}\n{"text"\n', "line 2 is not JSON"),
+    (b'{"text": "a"}\n["b"]\n', "line 2 is not a JSON object"), (b'\n{"story": "a"}\n', 'line 2 has no "text"'),
+    (b'{"text": "caf\xe9"}', "line 1 is not UTF-8"), ('{"text": "a"}'.encode("utf-16"), "line 1 is not UTF-8"),
+    (b"[" * 100_000, "line 1 is not JSON"),
+    (b'{"text": "a", "id": "x"}\n{"text": "b", "id": "x"}', "line 2 repeats the id 'x' of line 1"),
+    (b'{"text": "a", "id": 2}\n{"text": "b"}', "line 2 repeats the id '2' of line 1")])
+def test_bad_jsonl(tmp_path, content, where):
+    path = tmp_path / "bad.jsonl"
+    path.write_bytes(content)
+    assert where in complaint(room.load_stories, path)
+
+
+def test_bad_story_sources(tmp_path):
+    (tmp_path / "s.csv").write_text("text\na\n")
+    (tmp_path / "blank.txt").write_text(" \n<|endoftext|>\n")
+    (tmp_path / "folder.jsonl").mkdir()
+    assert "No such file" in complaint(room.load_stories, tmp_path / "absent.jsonl")
+    assert "cannot read" in complaint(room.load_stories, tmp_path / "folder.jsonl")
+    for name in (tmp_path, tmp_path / "s.csv", tmp_path / "absent"):
+        assert "FILE.jsonl" in (message := complaint(room.load_stories, name)) and "FILE.txt" in message
+    assert "no stories" in complaint(room.load_stories, tmp_path / "blank.txt")
+    assert "limit is 0" in complaint(room.load_stories, tmp_path / "s.jsonl", limit=0)
+
+
+# ---------------------------------------------------------------- tokens
+
+def test_tokenise_counts_what_it_skips_and_cuts(tokenizer, caplog, capfd):
+    texts = [TEXTS[0], "", " \n ", "a", TEXTS[1], "fox " * 4000]
+    given = [Story(str(number), text) for number, text in enumerate(texts)] + [Story("none", None)]
+    corpus = room.tokenise(given, tokenizer, max_tokens=12)
+    assert [story.id for story in corpus.stories] == ["0", "4", "5"] and len(corpus) == 3
+    assert (corpus.truncated, corpus.skipped) == (3, 4)
+    assert corpus.ids == [tokenizer(corpus.stories[i].text)["input_ids"][:12] for i in range(3)]
+    whole = room.tokenise(given[:1], tokenizer, max_tokens=100)
+    assert whole.ids == [tokenizer(TEXTS[0])["input_ids"]] and whole.truncated == whole.skipped == 0
+    exact = room.tokenise(given[:1], tokenizer, max_tokens=len(whole.ids[0]))
+    assert exact.ids == whole.ids and exact.truncated == 0
+    assert capfd.readouterr() == ("", "") and not caplog.records
+
+
+def test_tokenise_keeps_the_template(tokenizer):
+    closed = make_tokenizer(bos_eos=True)
+    plain = tokenizer(TEXTS[2])["input_ids"]
+    assert room.tokenise([Story("1", TEXTS[2])], closed, 50).ids == [[0, *plain, 0]]
+
+
+def test_tokenise_refuses_nothing(tokenizer):
+    assert "none of the 2 stories" in complaint(room.tokenise, [Story("1", ""), Story("2", "a")], tokenizer, 9)
+    assert "none of the 0 stories" in complaint(room.tokenise, [], tokenizer, 9)
+    assert "max_tokens is 1" in complaint(room.tokenise, [Story("1", TEXTS[0])], tokenizer, 1)
+
+
+def test_batch_tensors():
+    one, = room.batches([[5, 6, 7, 8], [9, 4]], pad_id=3)
+    assert one.index == [1, 0]
+    assert one.input_ids.tolist() == [[9, 4, 3, 3], [5, 6, 7, 8]]
+    assert one.mask.tolist() == [[True, True, False, False], [True] * 4]
+    assert one.labels.tolist() == [[4, -100, -100, -100], [6, 7, 8, -100]]
+    assert (one.input_ids.dtype, one.mask.dtype, one.labels.dtype) == (torch.long, torch.bool, torch.long)
+
+
+def test_batches_cover_everything_within_their_bounds():
+    generator = torch.Generator().manual_seed(1)
+    lengths = torch.randint(2, 40, (101,), generator=generator).tolist() + [90]
+    ids = [[row] * length for row, length in enumerate(lengths)]
+    found = list(room.batches(ids, batch_size=8, max_positions=80))
+    order = [row for batch in found for row in batch.index]
+    assert order == sorted(range(102), key=lambda row: lengths[row])  # Python's sort is stable
+    for batch in found:
+        rows, longest = batch.input_ids.shape
+        assert rows <= 8 and (rows * longest <= 80 or rows == 1)
+        assert batch.mask.sum(1).tolist() == [lengths[row] for row in batch.index]
+        assert (batch.labels != -100).sum(1).tolist() == [lengths[row] - 1 for row in batch.index]
+        assert longest == max(lengths[row] for row in batch.index)
+    assert found[-1].index == [101]  # alone, though longer than the bound
+    assert [len(batch.index) for batch in room.batches(ids, batch_size=50)] == [50, 50, 2]
+    assert list(room.batches([])) == []
+
+
+def test_sequence_loss_is_the_summed_loss_of_each_story_alone(loaded):
+    model, tokenizer = loaded
+    corpus = room.tokenise([Story(str(n), text) for n, text in enumerate(TEXTS)], tokenizer, 64)
+    batch, = room.batches(corpus.ids, pad_id=7)
+    losses = room.sequence_loss(model, batch)
+    assert losses.shape == (3,) and losses.requires_grad
+    for row, loss in zip(batch.index, losses):
+        ids = corpus.ids[row]
+        alone = 0.0
+        for t in range(len(ids) - 1):  # every prefix by itself: no batch, no padding, no shifted labels
+            alone -= model(torch.tensor([ids[:t + 1]])).logits[0, -1].log_softmax(-1)[ids[t + 1]].item()
+        assert loss.item() == pytest.approx(alone, rel=1e-5)
+
+
+def test_token_texts_read_as_the_text(tokenizer):
+    for text in (TEXTS[0], TEXTS[2], " leading and trailing ", "line\n\nline"):
+        ids = tokenizer(text)["input_ids"]
+        pieces = room.token_texts(tokenizer, ids)
+        assert len(pieces) == len(ids) and "".join(pieces) == text
+    ids = tokenizer("tea 🦊 cup")["input_ids"]
+    pieces = room.token_texts(tokenizer, ids)  # the fox was not in the training text: four single bytes
+    assert len(pieces) == len(ids) and pieces.count("�") >= 2
+    assert "".join(pieces).startswith("tea ") and "".join(pieces).endswith(" cup")
+    assert room.token_texts(tokenizer, [0, *tokenizer("a fox")["input_ids"]])[0] == "<|endoftext|>"
+    assert room.token_texts(tokenizer, []) == []
+
+
+# ---------------------------------------------------------------- queries
+
+def test_encode_query_finds_the_completion(tokenizer):
+    prompt, completion = "Once upon a time there was a", " little fox"
+    ids, start = room.encode_query(tokenizer, Query(prompt, completion), 64)
+    assert ids == tokenizer(prompt + completion)["input_ids"]
+    assert ids[:start] == tokenizer(prompt)["input_ids"]
+    assert tokenizer.decode(ids[start:]) == completion
+
+
+def test_encode_query_where_prompt_and_completion_merge(tokenizer):
+    together = tokenizer("Once upon a time")["input_ids"]
+    for prompt, completion in (("Once upon a ", "time"), ("Once upon a ti", "me")):
+        ids, start = room.encode_query(tokenizer, Query(prompt, completion), 64)
+        assert ids == together
+        assert tokenizer.decode(ids[:start]) == "Once upon a" and tokenizer.decode(ids[start:]) == " time"
+
+
+def test_encode_query_leaves_out_the_closing_token(tokenizer):
+    closed = make_tokenizer(bos_eos=True)
+    assert closed("a fox")["input_ids"][-1] == closed.eos_token_id
+    ids, start = room.encode_query(closed, Query("a", " fox"), 64)
+    assert ids == [0, *tokenizer("a fox")["input_ids"]] and ids[start:] == tokenizer(" fox")["input_ids"]
+    ids, start = room.encode_query(closed, Query("a fox", "<|endoftext|>"), 64)
+    assert ids[start:] == [closed.eos_token_id]  # written by the user, so it stays
+    ids, start = room.encode_query(tokenizer, Query("a fox", "<|endoftext|>"), 64)
+    assert ids[start:] == [tokenizer.eos_token_id]
+
+
+def test_bad_queries(tokenizer):
+    def ask(*query, context=64):
+        return complaint(room.encode_query, tokenizer, Query(*query), context)
+    assert "prompt is empty" in ask("", " fox") and "prompt is empty" in ask(" \n", " fox")
+    for completion in (None, "", "  "):
+        assert "completion is empty" in ask("a fox", completion)
+    word = min(word for word in tokenizer.get_vocab() if word.isalpha() and word.isascii() and len(word) > 1)
+    assert len(tokenizer(word)["input_ids"]) == 1
+    assert "nothing stands before" in ask(word[0], word[1:])
+    long, start = room.encode_query(tokenizer, Query(TEXTS[0], " fox"), 64)
+    message = ask(TEXTS[0], " fox", context=len(long) - 1)
+    assert f"{start} tokens" in message and f"completion {len(long) - start}" in message
+    assert room.encode_query(tokenizer, Query(TEXTS[0], " fox"), len(long)) == (long, start)
+    from tokenizers import normalizers
+    deaf = make_tokenizer()
+    deaf.backend_tokenizer.normalizer = normalizers.Replace("#", "")
+    assert "gives no token" in complaint(room.encode_query, deaf, Query("a fox", "##"), 64)
+    assert "not valid Unicode" in ask("a fo\udce9", " b")
+
+
+def test_make_query_parts_words():
+    assert room.make_query("in the", "mill") == Query("in the", " mill")
+    for completion in (" mill", ".", None, ""):
+        assert room.make_query("in the", completion).completion == completion
+    assert room.make_query("in the ", "mill") == Query("in the ", "mill")
+
+
+def test_load_queries(tmp_path):
+    path = tmp_path / "q.jsonl"
+    path.write_text('{"prompt": "in the", "completion": "mill"}\n\n{"prompt": "on a"}\n', encoding="utf-8")
+    assert room.load_queries(path) == [Query("in the", " mill"), Query("on a", None)]
+    cases = {"": "no queries", '{"prompt": "a"}\n{"completion": "b"}': 'line 2 has no "prompt"',
+             '{"prompt": " "}': 'line 1: "prompt"', '{"prompt": "a", "completion": 3}': 'line 1: "completion"',
+             '{"prompt": "a", "completion": ""}': 'line 1: "completion"', "in the mill": "line 1 is not JSON"}
+    for content, where in cases.items():
+        path.write_text(content)
+        assert where in complaint(room.load_queries, path)
+    assert "No such file" in complaint(room.load_queries, tmp_path / "absent.jsonl")
+
+
+@pytest.fixture(scope="module")
+def parrot(tokenizer):
+    """A model that knows one text by heart, with the end-of-text token after "windmill" and more behind it."""
+    model = make_model(hidden_size=32)
+    ids = torch.tensor([tokenizer(TEXTS[0][:-1] + "<|endoftext|> by the sea")["input_ids"]])
+    optimiser = torch.optim.Adam(model.parameters(), lr=1e-2)
+    for _ in range(80):
+        optimiser.zero_grad()
+        loss = torch.nn.functional.cross_entropy(model(ids[:, :-1]).logits[0], ids[0, 1:])
+        loss.backward()
+        optimiser.step()
+    assert loss.item() < 0.05
+    return model.eval()
+
+
+def test_complete_stops_where_it_should(parrot, tokenizer):
+    first = "Once upon a time there was a little fox named Tom"
+    assert room.complete(parrot, tokenizer, first[:35], 40) == " fox named Tom"  # the sentence's end
+    assert room.complete(parrot, tokenizer, first + ". He liked the") == " windmill"  # the text's end
+    short = room.complete(parrot, tokenizer, "Once upon a", max_new_tokens=2)
+    assert first.startswith("Once upon a" + short) and 1 <= len(tokenizer(short)["input_ids"]) <= 2
+    for prompt in (first, first + ". He liked the windmill"):  # it writes "." or the end of the text at once
+        assert "the model ends the story" in complaint(room.complete, parrot, tokenizer, prompt)
+
+
+def test_complete_keeps_to_the_context(loaded):
+    model, tokenizer = loaded
+    full = tokenizer.decode(tokenizer("fox " * 200)["input_ids"][:64])
+    message = complaint(room.complete, model, tokenizer, full + " fox")
+    assert "64" in message and "shorten" in message
+    assert "prompt is empty" in complaint(room.complete, model, tokenizer, " ")
+
+
+# ---------------------------------------------------------------- the Hub
+
+PROBE = """
+import sys, time
+from helpers.stories import InputError, load_model, load_stories
+for call in sys.argv[1:]:
+    begin = time.time()
+    try:
+        eval(call)
+    except InputError as error:
+        print(f"{time.time() - begin:.1f} {error}")
+"""
+
+
+def fresh(endpoint, home, code, *arguments):
+    """Standard output of `code` in a new process whose Hub is `endpoint`; nothing on stderr is allowed."""
+    done = subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, env=hub.environment(endpoint, home),
+                          capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout, done.stderr
+
+
+def probe(endpoint, home, *calls, seconds=8):
+    """The one-line complaint of each call, made in one fresh process."""
+    out, err = fresh(endpoint, home, PROBE, *calls)
+    lines = out.splitlines()
+    assert len(lines) == len(calls) and err == "", (out, err)
+    for line in lines:
+        assert float(line.split()[0]) < seconds and any(": " + word in line for word in ADVICE), line
+    return lines
+
+
+@pytest.fixture(scope="session")
+def library(tmp_path_factory):
+    """Data set folders: Parquet in two shards of 16 MB, JSON lines, one without text, one with a broken file."""
+    root = tmp_path_factory.mktemp("library")
+    noise = random.Random(2)
+    for shard in range(2):
+        (root / "parquet" / "data").mkdir(parents=True, exist_ok=True)
+        table = pyarrow.table({"text": [f"Story {shard}-{row}. {noise.randbytes(1000).hex()}" for row in range(8000)]})
+        pyarrow.parquet.write_table(table, root / "parquet" / "data" / f"train-0000{shard}-of-00002.parquet",
+                                    row_group_size=500, compression="none")
+    for name, line in (("jsonl", '{"text": "Hello %d."}\n'), ("headless", '{"body": "x%d", "title": "y"}\n')):
+        (root / name).mkdir()
+        (root / name / "train.jsonl").write_text("".join(line % number for number in range(50)))
+    (root / "broken").mkdir()
+    (root / "broken" / "train.parquet").write_bytes(b"PAR1 is what it says")
+    return root
+
+
+def test_the_loopback_hub_serves_the_libraries_themselves(neo, pickled, library, tmp_path):
+    code = """
+from datasets import load_dataset
+from transformers import AutoModelForCausalLM, AutoTokenizer
+for name in ("roneneldan/TinyStories-1M", "some/safe"):
+    model = AutoModelForCausalLM.from_pretrained(name)
+    print(model.num_parameters(), len(AutoTokenizer.from_pretrained(name)))
+for name in ("roneneldan/TinyStories", "some/lines"):
+    print(next(iter(load_dataset(name, split="train", streaming=True)))["text"][:10], flush=True)
+import os
+os._exit(0)  # a half-read Parquet stream of datasets may abort Python at exit
+"""
+    with hub.serve({"roneneldan/TinyStories-1M": pickled, "some/safe": neo},
+                   {"roneneldan/TinyStories": library / "parquet", "some/lines": library / "jsonl"}) as endpoint:
+        out, _ = fresh(endpoint, tmp_path, code)
+    size = f"{make_model().num_parameters()} {len(make_tokenizer())}"
+    assert out.splitlines() == [size, size, "Story 0-0.", "Hello 0."]
+
+
+def test_model_from_the_hub_then_from_the_cache(pickled, tmp_path):
+    code = """
+from helpers.stories import load_model
+model, tokenizer = load_model("roneneldan/TinyStories-1M", "cpu")
+print(sum(float(tensor.detach().double().sum()) for tensor in model.parameters()), len(tokenizer))
+"""
+    with hub.serve({"roneneldan/TinyStories-1M": pickled}) as endpoint:
+        first = fresh(endpoint, tmp_path, code)
+        fetched = [request.path.rsplit("/", 1)[1] for request in endpoint.log
+                   if request.method == "GET" and "/resolve/" in request.path]
+        assert sorted(fetched) == sorted(path.name for path in pickled.iterdir())  # each file once
+        assert {request.status for request in endpoint.log} == {200}  # no guessing at files, no conversion service
+        assert all("roneneldan/TinyStories-1M" in request.path for request in endpoint.log)
+        endpoint.log.clear()
+        assert fresh(endpoint, tmp_path, code) == first
+        assert not any(request.method == "GET" and "/resolve/" in request.path for request in endpoint.log)
+    offline = fresh(hub.nowhere(), tmp_path, code)
+    expected = sum(float(tensor.detach().double().sum()) for tensor in make_model().parameters())
+    assert offline == first and first[1] == "" and float(first[0].split()[0]) == pytest.approx(expected, abs=1e-6)
+
+
+def test_data_sets_are_streamed(library, tmp_path):
+    code = """
+import sys
+from helpers.stories import load_stories
+for story in load_stories(sys.argv[1], limit=int(sys.argv[2])):
+    print(story.id, story.text[:11])
+"""
+    folders = {"roneneldan/TinyStories": library / "parquet", "some/lines": library / "jsonl"}
+    with hub.serve(datasets=folders) as endpoint:
+        out, err = fresh(endpoint, tmp_path, code, "roneneldan/TinyStories", "3")
+        assert out.splitlines() == ["1 Story 0-0. ", "2 Story 0-1. ", "3 Story 0-2. "] and err == ""
+        bodies = [request for request in endpoint.log if request.path.endswith(".parquet")]
+        assert bodies and not any("train-00001" in request.path for request in bodies)
+        size = (library / "parquet" / "data" / "train-00000-of-00002.parquet").stat().st_size
+        assert sum(request.sent for request in bodies) < size / 2
+        out, _ = fresh(endpoint, tmp_path, code, "roneneldan/TinyStories", "8001")
+        assert out.splitlines()[-2:] == ["8000 Story 0-799", "8001 Story 1-0. "]
+        out, err = fresh(endpoint, tmp_path, code, "some/lines", "2")
+        assert out.splitlines() == ["1 Hello 0.", "2 Hello 1."] and err == ""
+
+
+def test_complaints_about_the_hub_are_quick_and_tell_causes_apart(pickled, library, tmp_path):
+    names = ["load_model('roneneldan/TinyStories-2M')", "load_stories('roneneldan/TinyTales', 5)"]
+    with hub.serve({"a/gated": pickled}, {"a/headless": library / "headless", "a/broken": library / "broken"},
+                   gated={"a/gated"}) as endpoint:
+        lines = probe(endpoint, tmp_path, *names, "load_model('a/gated')", "load_model('not an id')",
+                      "load_stories('a/headless', 5)", "load_stories('a/broken', 5)", "load_model('a/headless')")
+        for line, words in zip(lines, ["no model 'roneneldan/TinyStories-2M'", "no dataset 'roneneldan/TinyTales'",
+                                       "is gated", "neither a path here nor a Hub id",
+                                       'no column "text" (but body, title)', "cannot read the data set 'a/broken'",
+                                       "no model 'a/headless'"]):
+            assert words in line
+    for line in probe(hub.nowhere(), tmp_path, *names):
+        assert "cannot reach the Hub" in line
+    with hub.silent() as endpoint:
+        for line in probe(endpoint, tmp_path, *names):
+            assert "cannot reach the Hub" in line
+
+
+# ---------------------------------------------------------------- the real thing
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="no ../shared/real beside the repository (real stories, not part of it)")
+def test_real_model_and_stories():
+    begin = time.time()
+    model, tokenizer = room.load_model(str(REAL / "stories260K-hf"), "cpu")
+    stories = room.load_stories(str(REAL / "tinystories.jsonl"))
+    corpus = room.tokenise(stories, tokenizer, room.context_length(model))
+    assert len(corpus) + corpus.skipped == len(stories) == 2000 and corpus.truncated > 100
+    assert all(ids[0] == tokenizer.bos_token_id for ids in corpus.ids)
+    with torch.no_grad():
+        picked = list(room.batches(corpus.ids[500:600], max_positions=room.positions_budget(model)))
+        loss = sum(room.sequence_loss(model, batch).sum() for batch in picked)
+    targets = sum(int((batch.labels != -100).sum()) for batch in picked)
+    assert loss / targets == pytest.approx(1.31, abs=0.05)  # the folder's own figure, on 1,500 stories
+    story = next(index for index in range(500, 600) if "  " not in stories[index].text)
+    pieces = room.token_texts(tokenizer, corpus.ids[story])
+    assert pieces[0] == "<s>" and stories[story].text.startswith("".join(pieces[1:]))
+    assert "".join(pieces[1:50]).count(" ") > 20
+    completion = room.complete(model, tokenizer, "Once upon a time, there was a little girl named")
+    assert completion.startswith(" ") and completion.strip().isprintable()
+    ids, start = room.encode_query(tokenizer, Query("One day, a little girl named", " Lily"), 512)
+    assert "".join(room.token_texts(tokenizer, ids)[start:]) == " Lily" and ids[0] == tokenizer.bos_token_id
+    assert time.time() - begin < 60
