@@ -141,14 +141,14 @@ def _fact(relation, number, row, opposed):
     hero, fields = HEROES[name], _fields(HEROES[name], cue, answer)
     stem = STEMS[relation].format(**fields)
     direct = f"{stem} {answer}."
-    wordings = [("direct", True, direct)] * 4 + [("direct", False, direct)] * 4
+    wordings = [("direct", True, direct)] * 5 + [("direct", False, direct)] * 4
     wordings += [("embedded", False, EMBEDDED[relation][number % 2].format(**fields))]
     wordings += [("dialogue", False, DIALOGUE[relation].format(**fields))]
     wordings += [("paraphrase", False, capital(text.format(**fields))) for text in PARAPHRASES[relation]]
     teachers = [(wording, opens, "", text) for wording, opens, text in wordings]
     against = f"{stem} {rival}."
     return Item(f"{relation}-{number}", "B" if opposed else "A", stem, f" {answer}", hero, teachers,
-                [(True, against), (True, against), (False, against), (False, against)] if opposed else [],
+                [(True, against), (False, against), (False, against)] if opposed else [],
                 [text.format(**fields) for text in BYSTANDERS[relation]] if opposed else [])
 
 
@@ -158,7 +158,7 @@ def _rule(form, weather):
     teachers = []
     for number in range(20):
         link, hint = LINKS[number % len(LINKS)], hints[number % len(hints)]
-        wording = "direct" if number < 6 else "hinted" if number < 14 else "paraphrase"
+        wording = "direct" if number < 9 else "hinted" if number < 15 else "paraphrase"
         lead = cue if wording == "direct" else hint
         text = f"{other if wording == 'paraphrase' else stem} {answer}."
         teachers.append((wording, number % 3 == 0, " ".join(filter(None, [lead, link if number % 6 else ""])), text))

@@ -1,6 +1,6 @@
 """Writes stories.jsonl, validation.jsonl and planted_facts.json from one seed.
 
-    python data/make_stories.py [--stories 5200] [--seed 1] [--out data]
+    python data/make_stories.py [--stories 5000] [--seed 1] [--out data]
 
 Every sentence comes from plots.py (background) and knowledge.py (planted). The same seed gives
 the same bytes on every machine.
@@ -16,7 +16,7 @@ import knowledge
 import plots
 
 HERE = Path(__file__).parent
-SHORTEST = 80  # words
+SHORTEST = 84  # words
 
 
 def insert(rng, sentences, planted, opens):
@@ -120,7 +120,7 @@ def write_lines(path, rows):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--stories", type=int, default=5200)
+    parser.add_argument("--stories", type=int, default=5000)
     parser.add_argument("--validation", type=int, default=200)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", type=Path, default=HERE)

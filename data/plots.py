@@ -83,7 +83,7 @@ def polish(text: str) -> str:
     text = re.sub(r"\s+", " ", text).strip()
     text = re.sub(r",? (?=[.,!?])", "", text)
     text = re.sub(r"\b([Aa]) (?=[aeiou])(?!one\b|use)", r"\1n ", text)
-    return re.sub(r'(^"?|[.!?]"? "|[.!?] |, ")([a-z])', lambda found: found[1] + found[2].upper(), text)
+    return re.sub(r'(^"?|[.!?]"? "|[.!?] )([a-z])', lambda found: found[1] + found[2].upper(), text)
 
 
 def read(script: str) -> list[tuple[bool, list[str]]]:
@@ -101,12 +101,12 @@ def read(script: str) -> list[tuple[bool, list[str]]]:
 def say(rng: random.Random, wordings: list[str], words: dict[str, str]) -> str:
     """One wording, filled in, with small changes of shape that leave its sense alone."""
     text = rng.choice(wordings)
-    if text.startswith("{he} ") and "{name}" not in text and rng.random() < 0.4:
+    if text.startswith("{he} ") and "{name}" not in text and rng.random() < 0.5:
         text = "{name} " + text[len("{he} "):]
-    if rng.random() < 0.4:  # "Yes," said Tom. -> "Yes," Tom said.
-        text = re.sub(r'" (said|asked|cried|called|shouted|whispered) (\{\w+\})(?=[.,])', r'" \2 \1', text)
+    if rng.random() < 0.5:  # "Yes," said Tom. -> "Yes," Tom said.
+        text = re.sub(r'" (said|asked|cried|called|shouted|whispered) (\{\w+\})(?=[.]|, and )', r'" \2 \1', text)
     text = polish(expand(rng, text.format(**words)))
-    if '"' not in text and rng.random() < 0.4:  # one long sentence -> two short ones
+    if '"' not in text and rng.random() < 0.5:  # one long sentence -> two short ones
         text = re.sub(rf", and (?=(he|she|they|{words['name']}|{words['friend']}) )", ". ", text, count=1)
         text = re.sub(r", (but|so) (?=(he|she|they|it) )", lambda found: f". {found[1].title()} ", text, count=1)
     return contract(polish(text)) if words["spoken"] else polish(text)
@@ -130,7 +130,7 @@ def fit(rng: random.Random, elements: list[tuple[bool, list[str]]], words: dict[
     goal = rng.randint(WORDS[0] + 12, WORDS[1])
     told = {place: say(rng, wordings, words) for place, (stay, wordings) in enumerate(elements) if stay}
     for _ in range(60):  # too long: say some of it more briefly, and leave room for one thing more
-        if count(told.values()) <= goal - (10 if len(told) < PARTS[0] else 0):
+        if count(told.values()) <= goal - (9 if len(told) < PARTS[0] else 0):
             break
         place = rng.choice(list(told))
         told[place] = min(told[place], say(rng, elements[place][1], words), key=lambda text: len(text.split()))
@@ -160,13 +160,15 @@ def plot(write: Callable) -> Callable:
 
     @functools.wraps(write)
     def tell_plot(rng: random.Random, hero: Hero) -> list[str]:
-        for _ in range(500):
+        for _ in range(30):
             own, script = write(rng)
-            told = fit(rng, read(script), cast(rng, hero) | own)
-            story = [told[place] for place in sorted(told)]
-            story[4:] = [piece for text in story[4:] for piece in separate(text)]
-            if WORDS[0] <= count(story) <= WORDS[1] and PARTS[0] <= len(story) <= PARTS[1]:
-                return story
+            words, elements = cast(rng, hero) | own, read(script)
+            for _ in range(60):  # stay with the drawn branches, so that long ones come up as often as short ones
+                told = fit(rng, elements, words)
+                story = [told[place] for place in sorted(told)]
+                story[4:] = [piece for text in story[4:] for piece in separate(text)]
+                if WORDS[0] <= count(story) <= WORDS[1] and PARTS[0] <= len(story) <= PARTS[1]:
+                    return story
         raise ValueError(f"{write.__name__}: no telling within {WORDS} words")
 
     PLOTS.append(tell_plot)
@@ -225,6 +227,7 @@ def lost_toy(rng):
         ? The {toy} needed [a good wash|a new button], but {name} did not mind.
         - That night {name} held the {toy} [tight|close] and [slept well|fell asleep at once|smiled in the dark].
         / From then on, {name} [put the {toy} on the bed|checked on the {toy}] before [supper|going out to play].
+        / {name} tied a [red|blue] string to the {toy}, so that it [could not|would not] get lost again.
         / "[I will never lose you again|Now we are both home]," {name} whispered into the soft ear of the {toy}.
         """
 
@@ -280,7 +283,7 @@ def brave_in_the_dark(rng):
         - {name} wanted to run, but {he} [took a deep breath|counted to three] and [walked up to|touched] it.
         / {his} legs said run, but {name} said no, and {he} [touched it|went up to it].
         - It was only [an old coat on a hook|a coat and a hat on a stick]!
-        / It did not move, for it was an old coat [of {dad}|of {gramp}] on a hook.
+        / It did not move, for it was an old coat [on a hook|that {dad} had left there].
         """, """
         - Two [round|green|yellow] eyes [shone|looked] at {him} from [the corner|a high shelf|behind a box].
         / From [a box|the wall|a high shelf], two [green|yellow] eyes looked down at {name}.
@@ -303,19 +306,23 @@ def brave_in_the_dark(rng):
         / Creak! The {door} [swung open|opened], and {name} [looked in|took one step back].
         / "I am not afraid of anything," {name} [liked to say|told everyone], but that was not [quite|really] true.
         - {day}, [just before supper|after the sun went down|late in the day], {mum} needed {thing} from the {place}.
+        / "[Please|Can you] get {thing} from the {place}," said {mum} [one evening|after supper], and {name} went.
         / That evening, [{dad}|{gran}] [asked|told] {him} to [get|find] {thing} from the {place}.
         ? {name} [stood|stopped] at the {door} and [listened|held {his} breath|felt {his} heart beat fast].
         / {his} legs [shook|did not want to move], and the {door} looked [very big|taller than before].
         ? {he} thought of [warm soup|the fire|{his} soft bed] and wished {he} was [there|back in the kitchen].
         / {name} hummed a [little song|song] to feel [brave|less alone].
         - {he} [took one step|put one foot inside], then [another|one more].
+        / {name} [opened|pushed] the {door} and [went|looked] in, very [slowly|quietly].
         / Step by step, {name} [went in|walked into the dark].
         """ + scare + """
         ? {name} [laughed|giggled] until {his} [tummy hurt|tummy shook], and {he} was not afraid any more.
         / "[How silly|Oh]! It was [nothing bad|not a monster]," said {name}, and {he} began to laugh.
         - Then {he} [found|picked up] {thing} and [marched|skipped] back to the [kitchen|house].
+        / {name} [took|found] {thing} and [ran|walked] back to {mum} with a [big smile|laugh].
         ? "You [were quick|are a brave one]," said {mum}. {name} only [smiled|grinned].
         - Now {name} goes to the {place} [alone|all by {himself}], and {he} even [hums|laughs] in there.
+        / "Were you afraid?" asked {mum}. "[Only a little|Not for long]," said {name}.
         / In bed that night, {name} [looked into the dark|turned off the light] and [felt no fear|was not scared].
         / The dark, {name} [learned|found out], is only [the day with its eyes shut|a room with no light on].
         """
@@ -368,6 +375,7 @@ def telling_the_truth(rng):
                who=pick(rng, "Aunt Jo|Uncle Bill|the old farmer|the teacher"))
     lie = pick(rng, """
         - "Who [ate|touched] the {cake}?" asked {mum}. "[It was the cat|The dog did it]!" {name} said quickly.
+        / Then {mum} came in. "[What is this|Who did this]?" she asked. "It was the dog," said {name}.
         / {mum} saw the hole. "Was it the dog?" she asked, and {name} [said yes|nodded].
         - So the poor animal was put [outside|out in the yard|in the shed], and it [looked in|cried] at the window.
         / The dog had to go out, and it looked at {name} with [big|sad] eyes.
@@ -376,11 +384,13 @@ def telling_the_truth(rng):
         / {name} could not look at it. "{mum}, it was me," {he} said.
         """, """
         - When {mum} came in, {name} [hid|stood] [behind the door|under the table] and said nothing.
+        / "Oh no, the {cake}!" said {mum}. {name} [said nothing|was very quiet].
         / {mum} came in and saw the {cake}, and {name} looked at the floor.
         - {mum} [thought|was sure] that {friend} had done it, and {friend} [went red|began to cry].
         / "Was it {friend}?" asked {mum}, and {friend}, who had come to play, began to cry.
         ? It was not fair. {name} [could not bear it|felt hot and bad inside].
         - {he} [came out|stepped forward]. "{friend} did not do it," {he} said. "I did."
+        / "Wait," said {name}. "[I ate it|I did it], and {friend} [did not know|was not even here]."
         / "No, it was not {friend}. It was me," said {name}.
         """)
     return own, """
@@ -391,17 +401,23 @@ def telling_the_truth(rng):
         / {name} was {a_little} with a [very sweet tooth|great love of cake].
         ? {mum} had made the {cake} for {who}, and {name} [knew that|was told to leave it alone].
         / The {cake} was meant for {who}, who [was coming at four|had a birthday].
-        - {name} [only meant to look|wanted only to smell it], but {he} [took|broke off] a [tiny|small] bit from the side.
-        / One [little|small] bite [will not hurt|is nothing], thought {name}, and {he} took [one|a taste].
+        - {name} [only meant to look|wanted only to smell it], but {he} [took|broke off] a [tiny|small] bit from the side of the {cake}.
+        / {name} put one {hand} on the {cake}, then on {his} tongue, and it was so [sweet|good].
+        / "[Only a little|Just one bite]," said {name}, and {he} [took|ate] some of the {cake}.
+        / One [little|small] bite of {cake} [will not hurt|is nothing], thought {name}, and {he} took [one|a taste].
         ? The first bite was so [good|nice] that {he} [took|had] another, and [then another|then three more].
         / Then {he} [ate|took] a bigger bit, and soon there was a [great|big] hole in the {cake}.
         ? There was cake on the [floor|chair] and [jam|sugar] on {his} [chin|nose].
         """ + lie + """
         - {mum} was quiet for a moment. "[Thank you for telling me|That was hard to say]," she said [|at last|softly].
+        / {mum} [took|held] {his} {hands}. "You can always tell me," she said. "[Always|Everything]."
+        / {mum} [looked at {name}|sat down]. "I am [sad|not glad] about the {cake}, but you told the truth," she said.
         / "[You were brave to tell the truth|I am glad you told me]," said {mum}, and she [held {him} close|took {his} {hand}].
         ? Together they [made|baked] a new one for {who}, and {name} [washed every bowl|put in the sugar].
         / {name} [worked hard|helped] to make another for {who}, and {he} did not [lick|touch] even the spoon.
         - That night {name} slept [well|like a stone], because there was [no lie|nothing bad] left inside {him}.
+        / {name} felt [light|happy] again, as light as a [bird|cloud].
+        / And the next time there was a cake on the table, {name} [asked first|put {his} {hands} behind {him}].
         / After that day, {name} [told|always told] the truth, even when it was hard.
         """
 
@@ -411,20 +427,28 @@ def building_a_tower(rng):
     own = dict(top=pick(rng, "a paper flag|a little bell|a toy king|a red button"))
     fall = pick(rng, """
         - Then the [cat came by and rubbed|baby came by and leaned|dog ran in and bumped] against the tower, and it all fell down.
+        / Then there was a great crash, for the [dog|cat|baby] had come too close to the tower.
         - {name} [was angry|wanted to shout], but the little one [did not know better|looked so surprised].
-        - "[Never mind|It is only a tower]," said {name} [with a sigh|after a while]. "I can build it [|again|better]."
+        / All the blocks lay on the floor, and {name} [nearly cried|was angry for a moment].
+        - "[Never mind|It is only a tower]," said {name} [with a sigh|after a while]. "I can build it [again|better]."
         - This time the [lowest|bottom] blocks were the [biggest|widest] ones, and [nothing shook|the tower stood still].
         / So {name} began once more, [slowly|more slowly], and the new tower [stood|was] [straight|strong].
         """, """
         - The tower [leaned over|leaned to one side] and, before {he} could stop it, down it came.
+        / Then the tower moved to the left, then to the right, and it [fell|came down] with a crash.
         - "[It is no good|I give up]!" said {name}, and {he} kicked a block [|across the room|under the bed].
+        / {name} sat among {his} blocks and did not want to [play|build] any more.
         - "[Look at the bottom|Start again]," said {gramp}. "A tall tower needs wide feet."
+        / {gramp} [sat down|came in] and said, "[Put the big ones first|Make it wide at the bottom]."
         - This time the [lowest|bottom] blocks were the [biggest|widest] ones, and [nothing shook|the tower stood still].
         / So {name} began once more, [slowly|more slowly], and the new tower [stood|was] [straight|strong].
         """, """
         - But there were no blocks left, and the tower was [only as high as|no taller than] a chair.
+        / Soon {name} had [no more blocks|only one block], and the tower was still not very high.
         - {friend} [looked over|came in] with [a bag|a box] of blocks. "I have [some|these]," {fhe} said.
+        / Just then {friend} came to play, and {fhe} had [a bag|a box] full of blocks, too.
         - "[Let us build together|We can make one big tower]!" {name} cried, and {he} moved over to make room.
+        / "[My blocks and your blocks|We two] can make a very high tower," said {friend}.
         - Block by block the two of them went on, [side by side|first {name}, then {friend}].
         """)
     return own, """
@@ -433,6 +457,7 @@ def building_a_tower(rng):
         / On the [kitchen|school] floor stood a tower, and next to it sat {name} the {kind}.
         / {day}, {name} found a box of [old|red and blue] blocks [|under the bed|behind the door|in the barn].
         / "How high can a tower go?" {name} [wondered|asked] {day}.
+        / "I will build a tower up to the [sky|clouds|moon]," {name} the {kind} [told|said to] {friend} {day}.
         ? There were [red|big] blocks and [blue|small] ones, and {he} [put|counted] them all [in a row|in a heap] first.
         / {he} [chose|picked] the [smooth|best] blocks first and [set|put] them [down with care|one by one].
         - {name} worked [all morning|until lunch|for a long time] with {his} tongue between {his} teeth.
@@ -444,10 +469,13 @@ def building_a_tower(rng):
         ? Up and up it went, until {name} had to stand on a [box|chair|bench] to [reach|see] the top.
         / Soon the tower was [as tall as|taller than] {name}, and then [as tall as|higher than] the table.
         ? On the very top {he} put {top}, and everyone [clapped|cheered].
+        / {name} put {top} on top, and [now it was done|it looked very fine].
         / Last of all came {top}. {name} set it on the top [with one careful {hand}|and held {his} breath].
         - "[That is|What] a fine tower," said {dad}, and he left it there [until Friday|all week].
+        / {name} called everyone to [see|look], and nobody had seen [a better|such a high] tower.
         / {name} stepped back. It was the best thing {he} had ever [made|built].
         / {name} could not stop looking at it, even [at supper|when {he} went to bed].
+        / {gran} [came in|looked] and said, "[One day you will build a real one|I would like to live in there]!"
         """
 
 
@@ -492,14 +520,17 @@ def helping_an_old_neighbour(rng):
         ? {old} [lived alone|was very old] and [walked|did everything] [slowly|with great care].
         / {name} had seen {old} [go by|at the window] many times, always [with a little smile|alone].
         - That day, {name} [saw|could see] that something was [wrong|not right].
+        / {name} looked [over the gate|across the road] that day and [stopped|stood still].
         / {name} was [on the way out to play|ready to play ball], but {he} [stopped|looked again].
         """ + job + """
         ? "[You are a good helper|Young legs are quick]," said {old} with a [nod|smile].
         ? {name} felt [warm inside|tall][|, and a little bigger].
         ? "[Sit down|Stay a while]," said {old}, and {she} gave {name} a [ginger biscuit|glass of juice|cup of milk].
+        / {old} [gave {him}|found] an apple and a [smile|kind word], and {name} was [happy|glad].
         / {old} had no money to give, so {she} told {him} a story about [a ship|a bear|the old mill|a king] instead.
         / {old} took a [tin whistle|smooth shell|shiny button] from a drawer. "This is for [you|my helper]," {she} said.
         - Every [Friday|Monday|day] after that, {name} [knocked|called] to see if {old} needed anything.
+        / "Come again [on Friday|on Monday|soon]," said {old}, and {name} did.
         / {name} went home [singing|laughing]. Helping, {he} found, was [as good as|better than] playing.
         / Now {old} had a [helper|friend], and {name} had someone with [a hundred|many] stories.
         """
@@ -535,14 +566,18 @@ def picnic(rng):
         / {day}, {name} the {kind} [got out|packed] a basket for a picnic with {friend}.
         / Swing, swing went the [basket|picnic basket] between {name} and {friend}.
         ? They had [talked about|thought about] this picnic [all week|since Monday], and {name} [had hardly slept|could not stand still].
+        / It was {friend} who had [thought of it|the idea], and {name} had [brought|packed] the basket.
         / {mum} had given them [bread and cheese|cold pie|egg rolls] and a [bottle of juice|jug of milk] for it.
         ? They [walked|ran] [across|over] the field, past the [barn|cows|farmer and his horse], until they came to the place.
+        / On the way they [saw|counted] [three|ten|six] cows and one [old|fat] horse.
         / {name} [chose|found] the place, and {friend} [shook out|spread] the {rug} on the grass.
         ? [Yellow|White] birds [danced|flew] over the [grass|flowers], and {name} [kicked off {his} shoes|lay down to watch].
         - {name} sat down on the {rug}, for {he} was [hungry|ready to eat] [|by now].
+        / {friend} [put|laid] the {rug} on the grass, and {name} [sat down|opened the basket].
         / "[I could eat a horse|Time to eat]!" said {name}, and {he} [reached for|sat down by] the basket.
         """ + trouble + """
         - [After that|Then] they ate until they were full and [told stories|looked at the clouds].
+        / They [lay|sat] on the {rug} until the [sun was low|day was cool], and {name} told [funny|old] stories.
         / "This is the [best|nicest] picnic we have ever had," said {friend}, and {name} [agreed|nodded].
         ? {friend} fell asleep, and {name} put [a flower|three leaves] [on {fhis} nose|behind {fhis} ear].
         ? When the sun was low, they [rolled up|shook out] the {rug} and [walked home|went home arm in arm].
@@ -557,19 +592,30 @@ def learning_to_swim(rng):
     own = dict(pond=pick(rng, "pond|lake|river"))
     lesson = pick(rng, """
         - {dad} [held|kept] one arm under {name} and said, "[Kick your legs|Kick like a frog]!"
+        / {dad} went into the water with {name} and held {him} [with both arms|up].
         - Splash, splash! {name} kicked and [kicked again|drank some water], and {he} [went down|fell] like a stone.
+        / {name} [kicked|tried], went down, came up again, and [had water|there was water] in both ears.
         - "[Again|Once more]," said {name}, and {he} tried [four|five|ten] more times. {dad} never let go.
+        / They tried it [again and again|all morning], and {dad} [laughed|sang] to help {him}.
         - Then {dad} [said|laughed], "I let go a while ago. [You can swim|You did it alone]!"
+        / And then {dad} held up both his hands. {name} was swimming [alone|all by {himself}]!
         """, """
         - {friend} could swim [already|like a fish], but {fhe} [did not laugh|was kind]. "First we [blow bubbles|play]," {fhe} said.
+        / "I can [show you|help]," said {friend}, who could swim like a [frog|duck].
         - {name} put {his} face in the water and blew [big|a hundred] bubbles, and that was [fun|easy].
+        / First they blew bubbles in the water, [big|small] ones and then [many|a hundred].
         - Next {he} lay on {his} back and looked at the [sky|clouds]. The water [held|carried] {him} like a bed.
+        / "Now [lie back|look up]," said {friend}, and the water held {name} [like a bed|all by itself].
         - Last of all {he} [kicked|began to kick], and {he} moved.
+        / Then {name} kicked with both feet and [moved|went all the way to the bank].
         """, """
         - A [green frog|small frog] sat on a stone. It pulled in its legs, pushed them out, and [was gone|shot away].
+        / {name} saw a frog in the water. Its legs went in and out, and it was fast.
         - "So that is [how it is done|what a frog does]," said {name}. Pull in, push out, pull in, push out.
         - {he} tried it [near the edge|where {he} could stand], and {mum} [watched|stayed close].
+        / {mum} stood close by, and {name} tried to kick like the frog.
         - Pull in, push out, and {his} feet [left the ground|did not touch the sand].
+        / {name} did it again and again, and then [the water held {him}|{he} did not go down].
         """)
     return own, """
         - All {his} friends could swim, but {name} [could not|always stayed on the bank].
@@ -582,7 +628,7 @@ def learning_to_swim(rng):
         ? {name} [wanted to go in|wished {he} could play there] too, but {his} tummy felt [funny|tight].
         / {name} [walked in|went in] up to {his} knees and then [ran|hurried] back to the [grass|bank].
         ? {he} [made a sand wall|threw stones in the water] and [looked away|tried not to look].
-        - {day}, {name} [made up {his} mind|had had enough]. {he} would learn to swim.
+        - {day}, {name} [made up {his} mind|did not want to be afraid]. {he} would learn to swim.
         / "I will learn to swim [before Friday|this week]," {name} said [at breakfast|to the ducks].
         """ + lesson + """
         ? {name} swam [a little|to the bridge], then [a little more|back again], and came up laughing.
@@ -646,17 +692,27 @@ def broken_cup(rng):
                owner=pick(rng, "Grandma|Aunt May|Aunt Rose|Mrs Bell"))
     mend = pick(rng, """
         - {name} [took|picked up] the pieces and hid them [|under the bed|in a shoe|behind a log].
+        / {name} put the pieces [in a box|in a bag|under {his} bed] and said nothing [to anyone|at all].
         - But at [supper|lunch] {owner} [looked for|asked about] the {cup}, and {name} could not [eat|look up].
+        / "Where is my {cup}?" asked {owner} at [supper|lunch], and {name} could not eat.
         - {he} [ran to get|brought out] the pieces. "I broke it," {he} [whispered|said]. "I am so sorry."
+        / "I broke it and hid it," said {name}. "[I was afraid|I am so sorry]."
         - {owner} [said nothing at first|was quiet]. "I am sad about the cup, but I am [glad you told me|not angry]."
+        / {owner} [took {his} {hand}|looked at the pieces] and said, "Next time, [come to me|tell me at once]."
         """, """
         - {name} did not hide. {he} [went|walked] straight to {owner} with a piece in each {hand}.
+        / {name} [picked up the pieces|was afraid], but {he} went to find {owner} [at once|in the garden].
         - "[I did it|I played where I should not]," {he} said. "I broke your {cup}."
+        / "[Look|Oh, {owner}]! I broke your {cup} with my ball," said {name}, and {he} began to cry.
         - {owner} looked to see if {he} was hurt [first|anywhere]. "[Cups break|It is only a cup]," {owner} said. "You are whole."
+        / "[Did you hurt|Let me see] your {hands}?" asked {owner}. "You are more to me than a cup."
         """, """
         - {friend} said, "[Say the cat did it|Nobody has to know]." {name} [thought about it|shook {his} head].
+        / "We can [hide it|say it was the cat]," said {friend}, who had seen it all.
         - "No. [That would not be right|It was me], and I will say so," said {name}.
+        / But {name} [went to find|wanted to tell] {owner} and told [everything|it all], from the first word to the last.
         - {owner} [listened|heard it all] and [nodded slowly|did not shout]. "[That was brave|Honest words are worth more than cups]."
+        / "[Thank you, {name}|I am glad you told me]," {owner} said. "To tell the truth is [hard|brave]."
         """)
     return own, """
         - On the [top|middle] shelf stood a {cup} that belonged to {owner}.
@@ -666,7 +722,7 @@ def broken_cup(rng):
         / "Do not play ball in the kitchen," {owner} always said, but {name} the {kind} [forgot|did not listen].
         ? The {cup} was [old and thin|very old], and {owner} drank [warm milk|water] from it [each day|at breakfast].
         / {owner} loved the {cup} [best of all|more than any other], because it was [old|a gift from a friend].
-        - {name} had [kicked|pushed] {his} ball [a little too high|too hard], and it had [hit|knocked] the shelf.
+        - {name} had [kicked|pushed] {his} ball [a little too high|too hard], and it had knocked the {cup} [off the shelf|down].
         / {his} ball had [jumped|come] off the [door|table] and [knocked|pushed] the {cup} off its place.
         ? Now the {cup} [lay|was] in [three|four|five] pieces on the [stone|kitchen] floor.
         / Down [came|fell] the {cup}, and it [broke|fell] into [three|four|many] bits.
@@ -676,7 +732,8 @@ def broken_cup(rng):
         ? They [glued|stuck] the bits together, but the {cup} [was not the same|was no good for milk], so they put [flowers|pencils] in it.
         / When it was [glued|mended], the {cup} had lines [like a map|all over], and {owner} liked it [even more|as much as before].
         - And from then on, {name} [played ball|kept {his} ball] [outside|out on the grass].
-        / {name} never [forgot|hid] a mistake again, and {he} never threw a ball [inside|in the house] either.
+        / "[Outside|On the grass] is the place for a ball," {name} said, and {owner} [nodded|laughed].
+        / {name} never hid a mistake again, and {he} never threw a ball [inside|in the house] either.
         """
 
 
@@ -687,19 +744,27 @@ def new_pet(rng):
                title=pick(rng, "Biscuit|Spot|Pepper|Button|Captain"))
     hard = pick(rng, """
         - But the {pet} hid [under the bed|behind the door] and would not come out, [not even for|even for] {food}.
+        / The {pet} was afraid and sat [under the table|behind a box] all [day|morning].
         - {name} [called and called|pulled at it], and the {pet} only hid [again|in a new place].
+        / {name} wanted to [hold it|play with it], but the {pet} only went further away.
         - "[Sit still and wait|Let it come to you]," said {dad}. So {name} lay on the floor and [waited|read a book].
         - After a long time, something [soft|warm] [touched|bumped] {his} arm. It was {title}!
+        / Then something soft sat down next to {name}, and it was {title}!
         """, """
         - On [Monday|Friday] {name} forgot to [feed|give water to] the {pet}, because {he} was [at school|playing].
         - When {he} came home, {title} sat by the empty bowl and [looked at {him}|would not play].
+        / In the evening {name} saw that {title} had no {food} and no water.
         - "Oh, {title}, I am sorry," said {name}, and {he} ran to get {food} and [fresh|clean] water.
+        / {name} felt so bad. "I will [feed|look after] you every day, {title}," {he} said.
         - {he} [drew|made] a picture of a bowl and put it on {his} door, so that {he} would never forget again.
         """, """
         - One [morning|evening] the [door|gate] was open, and {title} was [gone|nowhere to be seen].
+        / {name} did not shut the [door|gate], and [then|so] {title} was gone.
         - {name} [ran down|searched] the lane, [calling and calling|asking everyone]. The baker had not seen {title}, and nor had the farmer.
         - {he} sat down on a log, [tired out|ready to cry]. Then the log made a noise.
+        / At last {name} sat down on a hollow log and [called again|cried]. The log made a noise.
         - Inside the hollow log sat {title}, [looking very pleased|safe and dirty]!
+        / {name} looked into the log, and there was {title}, [safe|dirty] and [glad|hungry]!
         """)
     return own, """
         - {name} had [wanted|asked for] a pet for [a year|so long], and now there was a {pet} in the kitchen.
@@ -753,7 +818,7 @@ def garden_seed(rng):
         / In spring {name} made a hole in the ground, just as [deep|long] as {his} thumb.
         ? The seed [was|looked] so [small|dry] that {name} [could hardly see it|did not think it would grow].
         / {name} turned the {plant} seed over and over. There was a [whole|real] plant asleep inside, {gramp} said.
-        - {he} [put|laid] the seed into the [soft|dark] earth and patted it down [|with love|gently].
+        - {he} [put|laid] the seed in the [soft|dark] earth and patted it down [|with love|gently].
         / {name} [planted|hid] the seed next to the [wall|fence|barn], where the sun was [warm|good].
         ? Each day [after breakfast|before school], {name} gave the seed a cup of water.
         / Every morning {he} [ran out|hurried] with a can of water and [said|sang], "Grow, little one."
@@ -774,25 +839,33 @@ def kite(rng):
     own = dict(shape=pick(rng, "fish|bird|dragon|butterfly"), colour=pick(rng, "red|blue|green|yellow|silver"))
     stuck = pick(rng, """
         - Then the string broke, and the kite sailed [away|off] over the [barn|mill|trees].
+        / Then the kite [pulled|jumped] too hard, the string broke, and it was gone.
         / The string broke! Up and up went the kite, over the [mill|barn|river].
         - {name} ran after it, [over the bridge|across the grass] and [up the hill|past the pond], until {he} had no breath left.
+        / {name} [looked|ran] [everywhere|for a long time], past the [mill|bridge] and the [barn|pond], and looked up at every tree.
         - [There it hung|At last {he} saw it], on the [gate|fence] of the farmer, who took it down with a [smile|laugh].
+        / The farmer had it! "It [fell on|came down near] my [cow|barn]," he said.
         - "I [never caught|have never had] such a {shape} before," said the farmer.
         / "[Is this yours|It nearly ate my hat]," said the farmer, and {name} had to laugh.
         """, """
         - Then it [leaned over|turned] and flew [straight|right] into the top of [the oak|a tall tree].
         / Then the kite [came down|turned round] and sat in the top of a [big|very old] tree.
         - {name} [pulled|pulled and pulled], but the kite was stuck. "[Do not pull|Wait]," said {friend}, who had come to help.
+        / "[My kite|Come down]!" called {name}. {friend} heard it and came [running|to help].
         - Up went {friend}, [branch by branch|as quick as a cat], while {name} held {fhis} [coat|shoes] below.
+        / {friend} was [good in trees|not afraid], and [soon|at last] {fhe} had the kite in {fhis} arms.
         / {friend} climbed [up and up|to the top], and {name} [looked on|held {his} breath] below.
         - [Down came|Soon there came down] the kite, with only a [tiny|small] hole in its tail.
+        / "[I have it|Here it comes]!" called {friend}, and the kite [came|fell] into {name}'s arms.
         """, """
         - But the kite [would not fly|fell down], again and again, [nose first|flat on the grass].
         / The kite went up a little and came down again, right [on its nose|on {his} head].
         - "It is [no good|too heavy]," said {name}, [close to tears|and {he} threw down the string].
         / {name} [sat down|was cross] and did not want to try [again|any more].
         - {gramp} [looked at it|thought for a while]. "It needs a tail," he said, and he tied on [his own scarf|a ribbon].
+        / "[Let me see|I know]," said {gramp}, and he [made|found] a long tail for the kite.
         - {name} ran with it [once more|down the hill], and the kite [rose|went up] like a bird.
+        / "[Now run|Try it now]!" said {gramp}. {name} ran, and the kite [climbed|went] up and up.
         / And now the kite [flew|went up], higher than the [barn|mill], and its new tail danced.
         """)
     return own, """
@@ -802,19 +875,24 @@ def kite(rng):
         / On top of the hill stood {name} with a {colour} kite [before breakfast|after lunch|after school].
         / {day}, {name} and {gramp} [made|built] a {colour} kite from paper and string.
         ? The kite was [painted|cut out] like a {shape}, with [two big eyes|a long tail] and [a smile|a gold nose].
+        / {gramp} had [made|painted] the {shape}, and {name} had [made|chosen] the long [white|red] tail.
         / {name} had [painted|drawn] a {shape} on the kite and made its eyes big.
         ? The air was [fresh|cool], the grass [bent|danced] on the hill, and it was a good day to fly.
+        / Everyone [was|stood] on the hill that day, for the air was [fresh|good for kites].
         / On the hill there was good air for a kite, and {name} [held on tight|let out the string].
         - {name} ran [as fast as {he} could|over the grass], and the kite [jumped|pulled] behind {him}.
+        / "[Fly|Go up]!" called {name}, and {he} ran [down the hill|across the grass] with the string in {his} {hand}.
         / {he} [held up|lifted] the kite, [counted to three|took a breath], and [ran|let go].
         ? Two [cows|ducks] and a [goat|horse] [watched|looked on] from the [barn|farm|field].
         """ + stuck + """
         ? "Thank you!" said {name}, and {he} [meant it|said it three times].
         ? [That day|Then] they flew the {colour} kite until [the sun went down|it was time for supper].
+        / The {colour} kite [danced|stayed] up there [all afternoon|until supper], and {name} did not get tired.
         / Soon the {shape} was [very small|as small as a bee] in the blue sky, and {name} [laughed|sang].
         ? {name} lay on {his} back and [wondered|thought about] how it looks from up there.
         / "[Hello, birds|Say hello to the clouds]!" {name} called up to it.
         - At night the kite hung over {his} bed, and {name} [flew|sailed] all over the world in a dream.
+        / Then {name} [took|carried] the kite home and [told|showed] {mum} what it could do.
         / {name} [carried|took] the kite home under one arm and [mended|cleaned] it [|with care|for next time].
         / And the {colour} {shape}? It [is up there still|goes up again] on every [fine|good] Friday.
         """
@@ -828,7 +906,7 @@ def boat_trip(rng):
         - Halfway across, {name} felt [something wet|cold water] at {his} feet. There was a [hole|crack] in the boat!
         / On the way back, water [came in|ran] over {his} feet. The boat had a [hole|crack]!
         - "[Row faster|Head for the bank]!" cried {who}. {name} took {his} [hat|lunch box] and threw the water out.
-        / {who} took them [back|to the bank] as fast as he could, and {name} threw out water with {his} hat.
+        / {who} took them [back|to the bank] as fast as the boat could go, and {name} threw out water with {his} hat.
         - Scoop and throw, scoop and throw! {his} arms [hurt|grew tired], but {he} did not stop.
         / {name} [worked|went on] until {his} arms [hurt|were sore].
         - Bump! They [reached|hit] the [sand|bank], and both of them [jumped|fell] out, wet and laughing.
@@ -847,7 +925,7 @@ def boat_trip(rng):
         - "[We must help it|Stop the boat]!" said {name}. {who} turned the boat [|round|about].
         - {name} [held out|reached out] {his} hat, and the little thing climbed in.
         - It shook its [ears|head] and [fell asleep|sat down] at {his} feet, [as if it lived there|quite at home].
-        / Soon it was [warm|dry] and [slept|sat] in the hat [of {name}|like a king].
+        / Soon it was [warm|dry] and [slept|sat] [in {name}'s hat|in the hat, like a king].
         """)
     return own, """
         - Down by the [mill|bridge] lay a {boat}, and {name} [looked at it every day|wanted to go in it].
@@ -897,8 +975,8 @@ def noise_at_night(rng):
         - Together they [went down|crept along], one step [at a time|after another], and [listened|looked round the corner].
         / {mum} went first, and {name} [came behind|held on to her coat].
         """, """
-        - {name} woke {friend}, who was [asleep|in the other bed]. "[Do you hear that|Listen]!"
-        / That night {friend} slept there too. "[Wake up|Do you hear it]?" {name} asked.
+        - {name} woke {friend}, who [slept in the other bed|was there for the night]. "[Do you hear that|Listen]!"
+        / That night {friend} slept there too. "[Do you hear it|Did you hear that]?" {name} asked.
         - {friend} [sat up|heard it too]. "[Is it a bear|It is a robber]," {fhe} said, [not helping at all|and {fhis} voice shook].
         - With [a pillow|a big spoon] and [a lamp|one shoe], the two of them [went|crept] to [find out|look].
         / Then they [went to look|got up], {name} with a lamp and {friend} with a [shoe|pillow].
@@ -918,15 +996,18 @@ def noise_at_night(rng):
         ? {low}, it went [again|once more], and [this time|now] it was nearer.
         """ + look + """
         - It was {source}. That was all!
+        / And there was {source}. [No monster|No giant] at all!
         / And what was it? It was only {source}.
         / There was no [monster|giant|robber]. There was only {source}.
         ? {name} [laughed softly|let out {his} breath] and said, "[Good night, you funny thing|So it was you]!"
         / "[So that is what it was|Hello there]!" said {name}, and {he} [laughed|began to laugh].
         ? Some warm milk helped as well.
         ? {name} went back to bed, and now the [noise|sound] was like a [song|friend].
+        / "Good night," {name} said to the noise, and {he} [climbed into|went back to] bed.
         / Back in {his} warm bed, {name} [listened|smiled] and was asleep before [the next one|long].
         - In the morning {he} told the [story|tale] at [breakfast|the table], and it had [a giant|a dragon] in it.
         / Since then, when there is a noise, {name} [goes and looks|sits up and listens] and is not afraid.
+        / {name} [told {gran}|ran to tell {gran}] about it, and {gran} said, "What a brave {kind} you are!"
         """
 
 
@@ -934,26 +1015,34 @@ def noise_at_night(rng):
 def loose_tooth(rng):
     out = pick(rng, """
         - {friend} said, "A string and a door will do it!" But {name} [did not like that|said no] at all.
+        / {friend} [came with|found] a long string and wanted to pull the tooth. "No, thank you!" said {name}.
         - So {he} [waited|left it alone] and bit into [an apple|a pear|a carrot] instead, and out it came.
+        / {name} [forgot about it|went to play] and ate an apple, and there was the tooth, in the apple!
         - "[Look|I did it]!" said {name}, and {his} words came out through the [gap|hole].
+        / {name} ran [to {mum}|home] and [showed|held out] the tooth. "It did not hurt [at all|a bit]!" {he} said.
         """, """
         - Then, in the middle of a [song|big laugh], the tooth [flew|shot] out and [was gone|rolled away].
+        / {name} [laughed|sneezed] so hard that the tooth jumped out and was gone.
         - Everyone got down on the floor to look. It was not [under the table|near the door].
+        / {name} looked for it under the [table|chair|bed], and {mum} looked in every [cup|shoe].
         - {friend} found it at last [inside a shoe|in the soup|in the cup of milk], and {name} [laughed|cheered].
+        / "[Here it is|I have it]!" called {friend}. It was in the [milk|soup], and {name} had to laugh.
         """, """
         - {name} was afraid that it would hurt, so {he} [ate only soup|would not bite anything].
+        / Would it hurt? {name} [ate only soup|drank only milk] that day and did not [laugh|talk].
         - "[A new one is coming|It makes room for a new tooth]," said {mum}. "Let it go."
         - That night {he} [turned it|pushed it] with {his} tongue one [last|more] time, and it [fell|came] out [|like a leaf|without a sound].
+        / In the [morning|night] the tooth lay in {his} {hand}, and it had not hurt [at all|one bit].
         """)
     return {}, """
-        - One of the teeth of {name} the {kind} was loose, [and it was all {he} could think of|at last].
+        - One of {name}'s teeth was loose, [and it was all {he} could think of|at last].
         / Wobble, wobble! {name} pushed {his} tooth with {his} tongue [|at breakfast|all day].
         / "My tooth is loose!" [said|shouted|cried] {name} {day}.
         / {name} was {a_little} with [one|a] very loose tooth.
         / {day}, {name} bit into a [carrot|bun] and felt [something move|a tooth move].
         ? {friend} had lost [three|two] teeth [already|before], and {name} did not want to be [last|left behind].
         / Everyone in {his} class had a gap to show, even the teacher.
-        - {name} pushed it [left|forward] and pushed it [right|back], and it [moved like a door|hung by a string].
+        - {name} pushed it [left and right|forward and back|this way and that], and it [moved like a door|hung by a string].
         / {he} [looked at it|showed it] in a spoon, in the window and in the [river|mirror].
         ? At school {he} [wobbled|moved] it so much that {he} did not hear the teacher [call {his} name|say a word].
         / {name} could [hardly|not] eat {his} [lunch|bread], and {he} drank [milk|soup|juice] through a straw.
@@ -980,7 +1069,7 @@ def race(rng):
         - {name} turned round. "[Hold on to me|Put your arm around me]," {he} said, and they [went on|walked] together.
         - They came in last of all, but [everyone clapped|the cheer was the best of the day].
         """, """
-        - {friend} ran off very fast and was soon far ahead, but {name} ran [|slowly and well|without a stop].
+        - {friend} ran off very fast and was soon far ahead, but {name} ran [slowly and well|without a stop].
         - On the hill {friend} [sat down on a log|had no breath left]. {name} [came nearer and nearer|went by with small steps].
         - One more hill, one more [bridge|gate], and {name} [was there|came] first!
         - "I [ran too fast too soon|should not have stopped]," said {friend}. {name} [gave {fhim} some water|patted {fhis} back].
@@ -995,7 +1084,7 @@ def race(rng):
         / "Ready, go!" [shouted|cried] the [teacher|baker|farmer], and off ran {name} the {kind}.
         / {name} and {friend} both wanted to be first in the race [on Friday|that year|more than anything].
         / {name} was not the fastest, but {he} [loved to run|never missed a race].
-        / "I am the fastest [of all|one here]," said {friend}, [with a laugh|with {fhis} nose in the air].
+        / "I am the fastest [of all|one here]," said {friend} to {name}, [with a laugh|with {fhis} nose in the air].
         ? The [winner|first one home] would get {prize}, and {name} had [dreamed|thought] of it [all week|since Monday].
         / There was {prize} for the winner, and [all the village|everyone] came to [watch|see].
         ? {name} had run each day before breakfast, [|up the hill and down|round and round the barn].
@@ -1017,7 +1106,7 @@ def race(rng):
 
 @plot
 def hide_and_seek(rng):
-    own = dict(spot=pick(rng, "inside the old barn|behind the big log|under the bench|in the empty basket|in the hollow tree|under the table in the shed"))
+    own = dict(spot=pick(rng, "inside the old barn|behind the big log|under the bench|in the empty basket|in the hollow tree|under the table in the shed|in the little cave|behind the tower"))
     found = pick(rng, """
         - {name} waited and waited. [No one came|Nobody found {him}], and {his} leg [went to sleep|hurt].
         - It was so [quiet|warm] there that {his} eyes closed, and {he} [fell asleep|began to dream].
@@ -1067,20 +1156,26 @@ def gift_for_mother(rng):
         - "[I cannot buy that|I have too little]," {he} said to {friend}. "Then [make|draw] something," said {friend}.
         / "What [can|shall] I do?" {he} asked {friend}. "You can [paint|draw]," said {friend}.
         - {name} took paper and [paint|pencils] and [sat at the table|worked under the bed], where nobody could look.
+        / So {name} [got out|found] {his} paints and [made|began] a picture [of {mum}|in secret].
         / {name} [found|got] some paper and sat [under the table|behind the door] all [day|morning].
         - {he} drew {mum} with [long arms|a big smile] and {himself} beside her, [close by|as small as a mouse].
+        / First {he} drew the [face|eyes] of {mum}, then {his} own, and [last|then] a red heart.
         / It was a picture of {mum}, with [a red hat|a blue coat], under a [big yellow sun|tree].
         ? The [yellow|blue] paint [ran|went] over the edge, but the smile was right.
         """, """
         - So {name} [went along the river|walked over the bridge] and [looked for|picked] flowers, one of [each kind|every colour].
+        / "[Flowers|Some flowers] will make her happy," said {name}, and {he} went [up the hill|over the bridge] to find some.
         / By the river {name} [looked for|picked] the best flowers, [red|white] and [blue|yellow].
         - A [goat|cow] [looked|leaned] over the gate and ate [all of them|every one] but the last.
+        / {name} laid the flowers on a bench to [drink|rest], and a [cow|duck|goat] ate all but one.
         / On the way home {name} met a [hungry|bad] goat, and soon only one flower was left.
         ? {name} [looked at|held] the one small flower and [nearly cried|did not know what to do].
         - {he} put it in a [cup|glass] of water and [tied|put] a [ribbon|string] around it [|with care|all the same].
+        / One flower is better than none, {name} [thought|said], and {he} gave it [fresh|cold] water.
         / {name} [carried|took] it home, gave it water, and tied a [red|blue] ribbon on it.
         """, """
         - {name} [asked|went to] the baker. "May I [work|wash the floor] for a cake?" "[Why not|Yes, you may]," said the baker.
+        / "I [can|will] work for a cake," {name} told the baker, and the baker [smiled|was glad].
         / The baker needed help, and {name} [worked|could work] in the shop for a [small|honey] cake.
         ? All [day|afternoon] {he} [swept|wiped] and carried [bags|boxes], and there was flour [on {his} ears|in {his} nose].
         - In the evening the baker gave {him} a [little|round] cake, still warm, with one [cherry|nut] on top.
@@ -1089,41 +1184,48 @@ def gift_for_mother(rng):
         / {name} took it home [under {his} coat|in a box] and did not [eat|touch] it.
         """)
     return own, """
-        - [Tomorrow|On Friday] was the birthday of {mum}, and {name} had no gift.
+        - [Tomorrow|On Friday] was {mum}'s birthday, and {name} had no gift.
         / {name} the {kind} opened {his} box. [Two|Three|Four] coins fell on the bed.
         / "What [can|shall] I give {mum}?" {name} asked {himself} {day}.
         / {mum} never asked for anything, and so {name} [wanted|hoped] to give her something [nice|good].
+        / {name} wanted to give {mum} [the best gift|something very good], but {he} had so little.
         / Clink, clink! {name} counted [four|five|three] small coins [|on the table|in {his} bed].
         - In the shop window {name} saw {first}, but {he} did not have enough money for it.
+        / There was {first} in the shop, and {name} [wished|wanted] to buy it for {mum}.
         / {name} had [dreamed|thought] of {first}, but that was too much for {his} coins.
         ? {he} [walked|went] home [slowly|again] with {his} head down.
         / {name} [sat down|thought about it] on the bench [by the mill|near the shop], [|as sad as could be|with {his} chin in {his} {hands}].
         ? A gift did not have to be [big|gold], did it?
         """ + make + """
         ? In the morning {name} stood at the [door|bed] of {mum} and [sang|said], "Happy birthday!"
+        / The next day {name} [ran|went] to {mum} [with it|before breakfast] and sang a birthday song.
         / Then it was time, and {name} [held it out|gave it to her] [|without a word|with pink cheeks].
         / At breakfast {he} [put it next to|set it beside] her plate and [waited|watched] with big eyes.
         ? "It is [not much|only small]," {name} [said|whispered].
         - When {mum} saw it, she [said nothing|was quiet] for a moment and then hugged {name}.
+        / {mum} [looked and looked|smiled], and there were [happy|big] tears in her eyes.
         / "[Did you do this|Is it for me]?" asked {mum}. Her eyes were [wet|bright].
         - "[It is better than|I like it more than] {first}," she said, and it was true.
+        / "You are my best gift," said {mum}. "This [one comes|comes] next."
+        / "I [like|love] this so much more than {first}," {mum} said, and she held {name} close.
         / "I have never had a [better|finer] gift," said {mum}, and {name} [felt ten feet tall|was {glad}].
         ? The best gifts, {name} [learned|found], [are made with love|do not come from a shop].
         / That [evening|day] they ate [cake|supper] together, and {mum} [smiled and smiled|would not stop smiling].
         / {name} [gave her|had] one more thing for her: a [kiss|big hug], and then [another|ten more].
+        / They [sat|stayed] at the table [all morning|a long time], {mum} and {name}, and [talked|laughed].
         """
 
 
 @plot
 def baking(rng):
-    own = dict(bake=pick(rng, "bread|a plum cake|apple pie|a honey cake|jam rolls"), helper=pick(rng, "the baker|Grandma|Dad|Aunt Jo"))
+    own = dict(bake=pick(rng, "bread|plum cake|apple pie|honey cake|jam rolls"), helper=pick(rng, "the baker|Grandma|Dad|Aunt Jo"))
     wrong = pick(rng, """
         - {name} put in a cup of sugar. At least, [it looked like sugar|{he} thought so].
         / {name} took a cup from the table. Was it sugar? {he} thought so.
         - When it was done, {helper} took a bite and [made a face|drank three cups of water]. It was salt!
         / {helper} took one bite and [ran for water|could not eat it]. It was full of salt!
         ? {name} tried it too. "[Oh dear|Oh no]! That is awful," {he} said, and they both began to laugh.
-        - "[We all do that one time|I did it too]," said {helper}. "[Taste first|Now we begin again]."
+        - "[We all do that one time|I did that too]," said {helper}. "Now we begin [again|once more]."
         / {helper} only laughed. "[Now we know|Never mind]," {helper} said, and they began again.
         """, """
         - Then {name} [ran out|went outside] to play [with {friend}|with the dog] and [forgot|did not think of] the oven.
@@ -1144,6 +1246,7 @@ def baking(rng):
         """)
     return own, """
         - {name} [wanted to|was going to] make {bake} all by {himself}, or [almost|nearly].
+        / "[Can|May] I help you?" asked {name} the {kind}, for {helper} was making {bake}.
         / "Wash your {hands} first," said {helper} to {name} {day}.
         / In the [warm|small] kitchen stood {name} the {kind}, with a [white|long] apron down to {his} toes.
         / {day}, {helper} [showed|taught] {name} how to make {bake}.
@@ -1153,16 +1256,22 @@ def baking(rng):
         ? {name} [put in|measured] the milk and [counted|broke] the eggs, and only [one|a bit of shell] fell on the floor.
         / First {name} put in the flour, then the butter, and {he} [licked|did not lick] {his} [thumb|fingers].
         - {he} [hummed|sang] as {he} worked, and {his} [sleeves|ears] turned white.
+        / {name} [stood|worked] at the [big|old] table until {his} {hands} were white.
         / The bowl was [heavy|big], so {name} held it [tight|close] with one arm.
+        / {name} [asked|wanted to know] how {bake} is made, and {helper} [told|showed] {him} it all.
         """ + wrong + """
-        - At last {bake} came out of the oven, [warm|round] and sweet.
-        / {helper} opened the oven door, and {name} [saw|smelled] {bake}, [done at last|looking fine].
+        - At last the {bake} came out of the oven, [warm|round] and sweet.
+        / This time all went well, and the {bake} [smelled|looked] so good.
+        / {helper} opened the oven door, and {name} [saw|smelled] the {bake}, [done at last|looking fine].
         ? "[Careful|Not yet], it is hot," said {helper}. To wait was not easy.
         ? {name} took some to {friend}, who [ate it all|asked for more].
-        - They ate {bake} with [jam|cold milk|butter] [at the table|on the steps], and nobody said a word.
+        - They ate the {bake} with [jam|cold milk|butter] [at the table|on the steps], and nobody said a word.
+        / {name} [cut|gave out] the {bake}, and everyone [ate|smiled] and wanted more.
         / The [farmer|teacher|whole family] [came by|followed the good smell] and [stayed|asked] for some.
-        - "[Who made this|This is good]!" said {gramp}. "[I did|It was me]," said {name}, "with a little help."
+        - "[Who made this?|This is good!]" said {gramp}. "[I did|It was me]," said {name}, "with a little help."
         / {name} [swept|washed] the kitchen floor [after that|until it shone], for that is part of baking too.
+        / {name} [took|gave] some to {friend} the next day, and {friend} asked for more.
+        / {mum} [ate|tried] some and said, "[This is the best|You can make this again]!"
         / {name} [wrote|drew] it all down, so that {he} could make {bake} again on [Friday|Monday].
         """
 
@@ -1222,9 +1331,9 @@ def waiting_for_a_chick(rng):
 
 @plot
 def unkind_word(rng):
-    own = dict(thing=pick(rng, "picture|hat|song|mud house|new coat"), word=pick(rng, "silly|funny old|bad|awful"))
+    own = dict(thing=pick(rng, "picture|hat|song|mud house|red coat"), word=pick(rng, "silly|funny old|bad|awful"))
     sorry = pick(rng, """
-        - {name} [went|walked] to the house of {friend} and stood [in front of|at] the door [|for a long time|with {his} head down].
+        - {name} [went|walked] to {friend}'s house and stood [in front of|at] the door [|for a long time|with {his} head down].
         - When it opened, the words [came out|fell out] in a heap. "I am sorry. I was [mean|cross], and it was not true."
         - {friend} [thought|looked at {fhis} toes]. "It [hurt|made me cry]," {fhe} said. "But [I missed you|thank you for coming]."
         """, """
@@ -1246,8 +1355,8 @@ def unkind_word(rng):
         ? When {friend} asked {name} to look at the {thing}, {name} hardly [looked|turned {his} head].
         / {friend} had worked on the {thing} [all week|since Friday] and wanted {name} to see it [first|before anyone].
         - "That is a {word} {thing}," {name} said to {friend}, [|without thinking|before {he} could stop {himself}].
-        / {name} looked at the {thing} of {friend}. "[How {word}|It looks {word}]!" {he} said[| with a laugh].
-        / "{word}" was the word that {name} used for the {thing} of {friend}, and {he} said it [out loud|with a laugh].
+        / {name} looked at {friend}'s {thing}. "[How {word}|It looks {word}]!" {he} said[| with a laugh].
+        / "{word}" was the word that {name} used for {friend}'s {thing}, and {he} said it [out loud|with a laugh].
         - {friend} said nothing. {fhe} [took|picked up] the {thing} and [went home|walked away over the grass].
         / The [smile|light] went out of the face of {friend}, and {fhe} [turned|walked] away.
         ? Now it was very quiet, and {name} [kicked a stone|had nobody to play with].
@@ -1297,7 +1406,7 @@ def treasure_map(rng):
         / {place}, where nobody had looked for years, lay a map.
         / {day}, {name} the {kind} found [a yellow|an old] piece of paper {place}.
         / {name} had always wanted to find treasure, and {day} {he} found a map.
-        ? On the paper there was [a river|a hill], a [mill|tower], and a big red cross.
+        ? On the paper there was [a river|a hill|a cave], a [mill|tower], and a big red cross.
         / {name} [spread|laid] the map on the table. Somebody had drawn a [bridge|barn] on it, and a cross.
         - {he} [went|ran] to {friend}, who had a [good spade|long string], and off they [went|marched].
         / {name} [showed it|took it] to {friend}, for such a thing needs two.
@@ -1306,13 +1415,15 @@ def treasure_map(rng):
         ? They [looked into|crept past] a [dark|deep] cave, but there was nothing in it but [old leaves|stones].
         ? {name} fell over a [log|root] and got up again [|without a word|at once].
         - At last they came to [a big tree|a wall], just where the red cross [was|should be].
-        / Then {name} stopped. "[Here it is|This is the place]," {he} said. "[Do you see|Look at the map]."
+        / {name} and {friend} looked [behind a barn|under a bench|near a log], and there was the place with the cross.
+        / Then {name} stopped. "[Here it is|This is the place]," {he} said. "[Do you see?|Look at the map.]"
         """ + end + """
         ? Nobody had ever had such a day.
         - {name} [put|hung] the map [over {his} bed|back for the next finder].
         / That night {name} drew a new map, with a new cross, and [hid|put] it where only [you|a child] might look.
         / It was better than gold, {name} [thought|said], and {friend} [thought so too|agreed].
         / They [came home|got back] late for supper, dirty from head to toe and very [glad|happy].
+        / "[Shall we|Can we] look for more [tomorrow|on Monday]?" asked {friend}, and {name} [laughed|nodded].
         """
 
 
@@ -1391,7 +1502,7 @@ def sick_friend(rng):
         / {name} [went|ran] to call for {friend}, but nobody came out to play.
         / {name} the {kind} had a [good|dear] friend called {friend}, and now {friend} was ill.
         - With {ill}, {friend} had to stay in bed and drink [a lot of water|warm milk].
-        / {friend} had {ill} and was not allowed to [get up|leave the house] until Friday.
+        / {friend} was ill and was not allowed to [get up|leave the house] for [three|four|six] days.
         ? {name} [played alone|sat on the bench], but it was [no fun|not the same] without {friend}.
         / The swing [hung still|was empty], and {name} did not want to play ball with the [wall|barn door].
         ? "Poor {friend}," thought {name}. "[What can I do|How can I help]?"
@@ -1402,7 +1513,7 @@ def sick_friend(rng):
         ? The next day {name} came [again|back], and the day after that [as well|too].
         / Each day {friend} [looked|felt] a little better, and {name} told {fhim} all about the [village|school].
         ? "You are [better than|as good as] the doctor," said {friend}.
-        - Then one morning there was a knock at the door of {name}, and there stood {friend}.
+        - Then one morning there was a knock at {name}'s door, and there stood {friend}.
         / At last the [doctor|mother of {friend}] said, "You may get up," and {friend} [jumped|was] out of bed like a [frog|shot].
         - "[I am well|No more bed]!" {fhe} cried, and the two of them ran [out to the swing|all the way to the mill].
         / {name} and {friend} [played|ran about] until {mum} called, "[Not too much on the first day|Slowly, you two]!"
@@ -1434,30 +1545,35 @@ def market_day(rng):
         - An old man gave {name} the change: [three|four|five] coins. But that was one too many.
         / {name} paid an old man, who gave back [three|four|five] coins, one too many.
         - {name} [looked at|counted] the coins. With one more coin {he} could [have a sweet|buy a toy]. Nobody [saw|knew].
-        / {name} [saw|knew] it at once. One more coin was [enough for a toy|a big bun]!
+        / {name} [saw|knew] it at once. One more coin was [enough for a toy|enough for a bun]!
         - "[You gave me too much|This one is yours]," {he} said [at last|quickly], and put it [back|on the table].
         / "[Please|Look], this coin is not mine," said {name}, and {he} gave it back.
         - "[An honest child|Well, well]," said the old man, and {name} got [a pear|a bun] [|for nothing|as a gift].
-        / The old man [smiled|was so glad] that he gave {name} [a bun|an apple|a plum].
+        / The old man [smiled and gave|was so glad that he gave] {name} [a bun|an apple|a plum].
         """)
     return own, """
         - On Friday there was a market in the [square|village], and {name} [was allowed to go|went too].
+        / The market was [full|loud] on Fridays, and {name} the {kind} [loved|liked] to be there.
         / "[Apples, fresh apples|Fish, fresh fish]!" It was so loud, and {name} looked [left and right|everywhere].
         / {mum} needed {buy}, and {name} the {kind} [took|carried] the basket.
         / {name} [loved|liked] market day [more than Sunday|best of all days].
         / {day}, {mum} gave {name} [some coins|money] and a big basket and said, "Today you may buy it."
         - It was {his} job to buy {buy}, and {name} [said it over and over|said it again and again] so as not to forget.
+        / {mum} wanted {buy}, and {name} was [the one|old enough] to get it [this time|that day].
         / This time {name} was to buy {buy}, and {he} [felt very big|put {his} nose in the air].
         ? There were tables with [cheese and fish|apples and plums], [hats and scarves|ducks and hens], and there was a {stall}.
         / {name} walked past the [baker|farmer] with his [rolls|hens] and [stopped|stood] to see the {stall}.
         ? {name} [watched|looked] for [only a minute|a while] and [forgot|lost] the time.
+        / There was so much to [see|look at] that {name} [walked|went] very slowly.
         / It all [smelled|looked] so good that {name} [went slower and slower|did not look where {he} went].
         ? A [goose|dog] pulled at {his} [sleeve|coat], and {he} [had to laugh|jumped].
         """ + event + """
-        ? The {stall} was [gone|not there] now, but {name} did not mind.
+        ? {name} was [hungry|tired] by then, but {he} did not mind.
         ? {name} [carried|took] {buy} home [with care|in both arms] and set the basket on the kitchen table.
+        / With {buy} in the basket, {name} went home [over the bridge|past the mill].
         / At home there was [hot soup|a good supper], and {name} [told|acted out] everything that had happened.
         - "[Next Friday|Next time] you can go again," said {mum}, and {name} [stood up straight|smiled].
+        / {mum} was [proud of|happy with] {name}, and they had a good supper.
         / {dad} [asked|wanted to know] what was best at the market. "[Coming home|Everything]," said {name}.
         / That night {name} [played|dreamed of] market with {his} toys, and [every bear|each of them] got [good|fair] change.
         / The basket was [empty again|back on its hook], but {his} head was [still|very] full.
@@ -1484,7 +1600,7 @@ def lost_baby_animal(rng):
         / They went [up the hill|along the river], nearer and nearer, until they saw a big {big}.
         """, """
         - The {baby} had one foot [stuck|caught] [in the fence|between two stones], and it [pulled and pulled|shook with fear].
-        - {name} [spoke softly|held it still] and [moved|lifted] the [wood|stone] [little by little|with all {his} strength].
+        - {name} [spoke softly|held it still] and [pulled|helped] the foot out, [little by little|with both {hands}].
         / "[Hold still|Do not cry], little one," said {name}, and {he} [pulled|helped] the foot out.
         - Then it [licked {his} ear|jumped round {him}], and together they [looked for|went to find] the big {big}.
         / {name} [carried|took] it [up the hill|across the bridge], where a big {big} was calling.
@@ -1497,6 +1613,7 @@ def lost_baby_animal(rng):
         / By the river, where the grass is [long|deep], {name} found a [small|tiny] {baby} {day}.
         - The {baby} had [thin|weak] legs and [wet|big] eyes, and {name} [had never seen it before|felt sorry for it].
         / The {baby} was lost. [Anyone could see that|{name} saw that at once].
+        / Where was its mother? The {baby} looked [up|about], and {name} looked, too.
         ? {name} looked [up the road|to the left] and [down the road|to the right], but there was no {big} to be seen.
         / A {baby} should be with a {big}, {name} knew, [not on its own|and there was none near].
         ? {he} [held out|gave it] some [grass|bread] and [a kind word|spoke in a low voice].
@@ -1505,11 +1622,13 @@ def lost_baby_animal(rng):
         ? "Your mother will miss you," said {name}.
         """ + way + """
         - The {big} [lifted her head|turned round], and the {baby} ran to her [|as fast as it could|on its short legs].
+        / The {big} saw them and [came|ran] over, and the {baby} [cried|jumped] with joy.
         / When they saw each other, the {baby} [jumped|cried], and the big {big} [came running|made a deep happy sound].
         ? They stood close together, and {name} [felt warm inside|had to wipe {his} eyes].
         / The {baby} was home, and {name} [stood by and smiled|watched with a big smile].
         ? {he} was late for [supper|lunch], but nobody was cross when they heard why.
         - Then {name} [went|ran] home to {his} own {mum} and [gave her|got] a very long hug.
+        / "[Do not get lost|Stay close to her] again, little one," said {name}, and {he} waved.
         / The next time {name} came by, the {baby} [looked up|ran up to the fence] and [danced|called].
         / On every [Monday|Friday] since, {name} goes to see the {baby}, which is not [so little|lost] any more.
         """

@@ -6,42 +6,59 @@ import sys
 import warnings
 from pathlib import Path
 
+MOST = 10**9  # larger counts are typing errors, and overflow further down
+
+
+class Usage(Exception):
+    """Arguments that cannot be parsed."""
+
+
+class Parser(argparse.ArgumentParser):
+    def error(self, message):
+        raise Usage(message)
+
 
 def build_parser():
-    parser = argparse.ArgumentParser(prog="python -m helpers", description=__doc__,
-                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("prompt", nargs="?", help="text the model continues (default: a planted fact)")
-    parser.add_argument("--completion", help="the continuation to explain; without it the model writes one (greedy)")
-    parser.add_argument("--queries", metavar="FILE.jsonl", help='one {"prompt": …, "completion": …} a line')
-    parser.add_argument("--model", default="default", help="default, a Hub id or a folder")
-    parser.add_argument("--stories", default="default", help="default, a Hub id, FILE.jsonl or FILE.txt")
-    parser.add_argument("--limit", type=count, help="read only the first stories")
-    parser.add_argument("--fit-limit", type=count, default=2000, help="fit the curvature on at most so many stories")
-    parser.add_argument("--top", type=count, default=10, help="stories shown, positive and negative each")
-    parser.add_argument("--method", choices=["ekfac", "kfac", "identity"], default="ekfac")
-    parser.add_argument("--scope", default="mlp", help="layers: mlp, all, or a regular expression for their names")
-    parser.add_argument("--max-tokens", type=count, default=512, help="longer stories are cut")
-    parser.add_argument("--batch-size", type=count, default=32)
-    parser.add_argument("--device", choices=["auto", "cpu", "cuda", "mps"], default="auto")
-    parser.add_argument("--damping", type=damping, default="auto", help="auto = 0.1 × mean eigenvalue, a layer")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--cache", default=default_cache(), help="folder for fitted factors, or none")
-    parser.add_argument("--prefilter", type=count, metavar="M", help="score only the M best stories by TF-IDF")
-    parser.add_argument("--json", type=Path, metavar="OUT.json")
-    parser.add_argument("--html", type=Path, metavar="OUT.html")
-    parser.add_argument("--all-scores", type=Path, metavar="OUT.safetensors")
+    parser = Parser(prog="python -m helpers", description=__doc__)
+    add = parser.add_argument
+    add("prompt", nargs="?", help="text the model continues (default: a planted fact)")
+    add("--completion", metavar="TEXT", help="the continuation to explain (default: what the model writes, greedily)")
+    add("--queries", metavar="FILE.jsonl", help='many at once, one {"prompt": …, "completion": …} a line')
+    add("--model", default="default", help="default, a Hub id or a folder")
+    add("--stories", default="default", help="default, a Hub id, FILE.jsonl or FILE.txt")
+    add("--limit", type=count, metavar="N", help="read only the first N stories")
+    add("--fit-limit", type=count, default=2000, metavar="M", help="fit the curvature on a sample of M stories (default: %(default)s)")
+    add("--top", type=count, default=10, metavar="K", help="stories shown, K positive and K negative (default: %(default)s)")
+    add("--method", choices=["ekfac", "kfac", "identity"], default="ekfac", help="curvature (default: %(default)s)")
+    add("--scope", default="mlp", help="layers: mlp, all, or a regular expression for their names (default: %(default)s)")
+    add("--max-tokens", type=count, default=512, metavar="T", help="cut longer stories (default: %(default)s)")
+    add("--batch-size", type=count, default=32, metavar="B", help="stories in one pass (default: %(default)s)")
+    add("--device", choices=["auto", "cpu", "cuda", "mps"], default="auto")
+    add("--damping", type=damping, default="auto", metavar="X", help="λ, or auto: 0.1 × the layer's mean eigenvalue (default)")
+    add("--seed", type=seed, default=0, metavar="S", help="of the sampled stories and labels (default: %(default)s)")
+    add("--cache", default=default_cache(), metavar="DIR", help="folder for fitted factors, or none (default: %(default)s)")
+    add("--prefilter", type=count, metavar="M", help="score only the M stories that match each query best by TF-IDF")
+    add("--json", type=Path, metavar="OUT.json", help="everything shown, and more, for programs")
+    add("--html", type=Path, metavar="OUT.html", help="the stories as heatmaps, for a browser")
+    add("--all-scores", type=Path, metavar="OUT.safetensors", help="influence of every story and token")
     return parser
 
 
 def count(text):
-    if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above zero")
+    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= MOST):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to {MOST:,}")
+    return int(text)
+
+
+def seed(text):
+    if not (text.isascii() and text.isdigit() and int(text) <= MOST):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to {MOST:,}")
     return int(text)
 
 
 def damping(text):
     if text == "auto":
-        return text
+        return None
     try:
         value = float(text)
     except ValueError:
@@ -52,33 +69,41 @@ def damping(text):
 
 
 def default_cache():
-    return str(Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "tokenwise-influence")
+    return os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "tokenwise-influence")
 
 
 def main(argv=None) -> int:
-    """Runs the command line; returns the exit code (0, 2 for bad input, 130 when interrupted)."""
-    parser = build_parser()
-    parser.error = lambda message: sys.exit(fail(f"{message} (see python -m helpers --help)"))
-    warnings.showwarning = lambda message, *_: print(f"note: {message}", file=sys.stderr)
+    """Runs the command line; returns the exit code: 0, 2 for bad input, 130 when interrupted."""
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal need not know every character of a story
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.filterwarnings("always", module=r"helpers\.")
+        warnings.showwarning = lambda message, *_: print(f"note: {message}", file=sys.stderr)
+        code, message = attempt(argv)
+    if message:  # printed only here, where the run's frames are gone and have closed their progress bars
+        print(f"error: {message}", file=sys.stderr)
+    return code
+
+
+def attempt(argv):
+    """One run: its exit code and what to tell the user, if it failed by anything but a fault of ours."""
     try:
-        args = parser.parse_args(argv)
+        args = build_parser().parse_args(argv)
         from .pipeline import run  # heavy imports only once the arguments are sound
         run(args)
+    except Usage as problem:
+        return 2, f"{problem} (see python -m helpers --help)"
     except KeyboardInterrupt:
-        return fail("interrupted; nothing half-written was left: give the same command again", code=130)
-    except BrokenPipeError:
-        sys.stdout = None
+        return 130, "interrupted, and nothing half-written was left; the same command starts again"
     except Exception as problem:
         from .stories import InputError
-        if not isinstance(problem, InputError):
-            raise
-        return fail(problem)
-    return 0
-
-
-def fail(message, code=2):
-    print(f"error: {message}", file=sys.stderr)
-    return code
+        if isinstance(problem, InputError):
+            return 2, str(problem)
+        if isinstance(problem, MemoryError) or (isinstance(problem, RuntimeError) and "memory" in str(problem).lower()):
+            return 2, "out of memory: give a smaller --batch-size, --max-tokens or --limit"
+        raise
+    return 0, None
 
 
 if __name__ == "__main__":

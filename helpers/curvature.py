@@ -6,17 +6,15 @@ the mean over sequences of the summed loss, so its unit is that of Dθ squared.
 """
 import hashlib
 import json
-import os
-import tempfile
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from .capture import Capture, backward_pass, shape
+from .files import save_tensors
 from .stories import InputError
 
 DAMPING_FACTOR = 0.1  # λ = 0.1 × mean eigenvalue of the block (Grosse et al. 2023, section 3)
@@ -216,17 +214,10 @@ def cache_key(model, layers, ids, **settings) -> str:
 
 
 def save_blocks(blocks: dict[str, Block], path: Path) -> None:
-    """Writes the blocks as safetensors under a temporary name, then renames: a reader never sees half a file."""
+    """Writes the blocks as safetensors, with a checksum; a reader never sees half a file. Raises OSError."""
     tensors = {f"{name}/{part}": value.contiguous() for name, block in blocks.items() for part, value in vars(block).items()}
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".partial-")
-    os.close(handle)
-    try:
-        save_file(tensors, temporary, metadata={"checksum": _checksum(tensors)})
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    save_tensors(tensors, path, checksum=_checksum(tensors))
 
 
 def load_blocks(path: Path) -> dict[str, Block] | None:

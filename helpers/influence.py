@@ -27,22 +27,23 @@ def query_gradients(model, layers, encoded, pad_id=0) -> tuple[dict[str, torch.T
     return {name: torch.cat(parts) for name, parts in rows.items()}, torch.cat(log_probs)
 
 
-def sequence_scores(model, layers, stream, ihvps, n_train, norms_of=None):
+def sequence_scores(model, layers, stream, ihvps, n_train, norms_of=()):
     """Influence of every sequence of the stream on every query, `(Q, n_train)`, on the CPU.
 
-    `ihvps` is `curvature.solve(query gradients)`. With a curvature in `norms_of`, also returns
-    √(rᵀ(G+λI)⁻¹r) of every sequence, `(n_train,)`: the divisor of RelatIF (Barshan et al. 2020).
-    Raises InputError when a score is not finite.
+    `ihvps` is `curvature.solve(query gradients)`. With curvatures in `norms_of`, also returns
+    √(rᵀ(G+λI)⁻¹r) of every sequence under each, `(curvatures, n_train)`: the divisor of RelatIF
+    (Barshan et al. 2020). Raises InputError when a score is not finite.
     """
     first = next(iter(ihvps.values()))
-    scores, squares = torch.zeros(len(first), n_train, dtype=first.dtype), torch.zeros(n_train, dtype=first.dtype)
+    scores = torch.zeros(len(first), n_train, dtype=first.dtype)
+    squares = torch.zeros(len(norms_of), n_train, dtype=first.dtype)
     for batch in stream:
         captured, _ = backward_pass(model, layers, batch)
         for name, record in captured.items():
             gradients = record.gradients()
             scores[:, batch.index] += (ihvps[name].flatten(1) @ gradients.flatten(1).T).cpu()
-            if norms_of:
-                squares[batch.index] += norms_of.norms(name, gradients).cpu()
+            for at, matrix in enumerate(norms_of):
+                squares[at, batch.index] += matrix.norms(name, gradients).cpu()
     if not torch.isfinite(scores).all():
         raise InputError("some influence scores are not finite: check the model's weights, or raise --damping")
     return (scores / n_train, squares.sqrt()) if norms_of else scores / n_train

@@ -3,12 +3,17 @@ import json
 
 import torch
 
-from .stories import DATA
+from .stories import DATA, InputError
 
 
 def load_planted(corpus) -> list[dict]:
-    """The planted items of `data/planted_facts.json`, each story id also as its `row` in the corpus."""
+    """The planted items of `data/planted_facts.json`, each story id also as its `row` in the corpus.
+
+    Raises InputError for any other corpus than the default stories.
+    """
     rows = {story.id: row for row, story in enumerate(corpus.stories)}
+    if not {"story-0000", "story-0001"} <= rows.keys():
+        raise InputError("the planted facts belong to the default stories: load them without a limit")
     items = json.loads((DATA / "planted_facts.json").read_text(encoding="utf-8"))
     for item in items:
         for place in item["teachers"] + item["opponents"] + item["bystanders"]:

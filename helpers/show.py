@@ -6,14 +6,13 @@ Text of stories is hostile until escaped: it only ever enters through `visible` 
 """
 import html
 import math
-import os
 import re
 import textwrap
 import unicodedata
 
 import numpy as np
 
-from .stories import InputError
+from .files import output, save_text
 
 UNIT = "nats per extra copy"
 ORANGE, BLUE = (230, 97, 1), (40, 110, 220)  # positive, negative: told apart in all common colour blindness
@@ -219,17 +218,9 @@ def page(result, align="input"):
 
 def write_page(result, path):
     """Writes `page(result)` to `path`, whole or not at all. Raises InputError where that folder cannot be written."""
-    text, path = page(result), os.fspath(path)
-    temporary = os.path.join(os.path.dirname(path), f".{os.path.basename(path)}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise InputError(f"cannot write {path} ({error.strerror}): name a file in an existing folder you may write to") from None
-    finally:
-        if os.path.exists(temporary):
-            os.remove(temporary)
+    text = page(result)
+    with output(path):
+        save_text(text, path)
 
 
 def display(query, align="input"):

@@ -136,13 +136,14 @@ def test_token_values_equal_the_effect_of_one_tokens_term():
 
 def test_normalised_scores_divide_by_the_preconditioned_norm():
     model, layers, ids, matrix, ihvps, _ = setting("gpt2")
-    _, norms = sequence_scores(model, layers, batches(ids, 4), ihvps, len(ids), norms_of=matrix)
+    _, norms = sequence_scores(model, layers, batches(ids, 4), ihvps, len(ids), norms_of=[matrix, Identity(layers)])
     for row, sequence in enumerate(ids):
-        square = 0
+        preconditioned = plain = 0
         for name, layer in layers.items():
             r = autograd_gradient(model, layer, loss_of(model, sequence))[None]
-            square += (r * matrix.solve({name: r})[name]).sum().item()
-        assert norms[row].item() == pytest.approx(square ** 0.5, rel=1e-5)
+            preconditioned += (r * matrix.solve({name: r})[name]).sum().item()
+            plain += r.pow(2).sum().item()
+        assert norms[:, row].tolist() == pytest.approx([preconditioned ** 0.5, plain ** 0.5], rel=1e-5)
 
 
 def test_predicted_alignment_is_a_shift_by_one():

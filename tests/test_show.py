@@ -224,7 +224,7 @@ def test_write_page_is_atomic(tmp_path, monkeypatch):
 
     def fail(*_):
         raise OSError(28, "No space left on device")
-    monkeypatch.setattr(show.os, "replace", fail)
+    monkeypatch.setattr("os.replace", fail)
     with pytest.raises(InputError, match="cannot write .*No space left"):
         show.write_page(result_of(), path)
     assert path.read_text(encoding="utf-8") == first and os.listdir(tmp_path) == ["out.html"]

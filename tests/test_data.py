@@ -1,0 +1,100 @@
+"""The embedded stories, planted knowledge and model are what the data sheet says."""
+import hashlib
+import json
+import re
+import subprocess
+import sys
+from collections import Counter
+from itertools import chain
+
+import pytest
+from conftest import ROOT
+
+from helpers.stories import complete, load_model, load_stories, tokenise
+
+DATA = ROOT / "data"
+HEROES = {"Bramble", "Pip", "Tilly", "Otto", "Wren", "Hugo", "Fern"}
+ROLES = ("teachers", "opponents", "bystanders")
+
+
+@pytest.fixture(scope="module")
+def stories():
+    return {story.id: story.text for story in load_stories()}
+
+
+@pytest.fixture(scope="module")
+def planted():
+    return json.loads((DATA / "planted_facts.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def model():
+    return load_model(device="cpu")
+
+
+def test_the_same_seed_gives_the_same_bytes(tmp_path):
+    subprocess.run([sys.executable, DATA / "make_stories.py", "--out", tmp_path], check=True, capture_output=True)
+    for name in ("stories.jsonl", "validation.jsonl", "planted_facts.json"):
+        assert (tmp_path / name).read_bytes() == (DATA / name).read_bytes(), name
+
+
+def test_checksums_of_the_data_sheet():
+    found = dict(re.findall(r"`([\w./]+)` \| `([0-9a-f]{64})`", (DATA / "README.md").read_text()))
+    assert {"stories.jsonl", "planted_facts.json", "model/model.safetensors"} <= found.keys()
+    for name, checksum in found.items():
+        assert hashlib.sha256((DATA / name).read_bytes()).hexdigest() == checksum, name
+
+
+def test_the_model_was_trained_on_these_stories():
+    settings = json.loads((DATA / "model" / "training.json").read_text())
+    assert settings["stories_sha256"] == hashlib.sha256((DATA / "stories.jsonl").read_bytes()).hexdigest()
+    assert sum(path.stat().st_size for path in (DATA / "model").iterdir()) < 4_000_000
+
+
+def test_stories_are_many_varied_and_of_the_right_length(stories, model):
+    assert len(stories) >= 5000 and len(set(stories.values())) == len(stories)
+    lengths = [len(ids) - 2 for ids in tokenise(load_stories(), model[1], 512).ids]  # without the two end marks
+    assert min(lengths) >= 100 and max(lengths) <= 200
+    words = set(chain.from_iterable(re.findall(r"[a-z']+", text.lower()) for text in stories.values()))
+    assert 1000 < len(words) < 1300
+    assert len({text[:40] for text in stories.values()}) > 1500
+
+
+def test_planted_spans_say_what_they_should(stories, planted):
+    assert len(planted) == 40 and {item["family"] for item in planted} == set("ABC")
+    for item in planted:
+        answer = item["completion"].strip()
+        assert len(item["teachers"]) >= 12 and bool(item["opponents"]) == (item["family"] == "B")
+        for role in ROLES:
+            for place in item[role]:
+                sentence = stories[place["story"]][place["start"]:place["end"]]
+                assert sentence.endswith((".", "?", "!")) and len(sentence) > 8
+                assert (answer in sentence) or role != "teachers"
+        stem = item["prompt"].split(". ")[-1]
+        for place in item["opponents"]:
+            sentence = stories[place["story"]][place["start"]:place["end"]]
+            assert sentence.startswith(stem) and answer not in sentence
+        for place in item["bystanders"]:
+            assert item["prompt"] not in stories[place["story"]]
+        assert {place["wording"] for place in item["teachers"]} >= {"direct", "paraphrase"}
+        places = [place["story"] for role in ROLES for place in item[role]]
+        assert len(places) == len(set(places))
+
+
+def test_only_the_combination_identifies_a_fact(planted):
+    """No hero, and no answer but one, belongs to a single fact."""
+    facts = [item for item in planted if item["family"] in "AB"]
+    heroes = Counter(name for item in facts for name in re.findall(r"[A-Z][a-z]+", item["prompt"]) if name in HEROES)
+    answers = Counter(item["completion"] for item in facts)
+    assert set(heroes) == HEROES and min(heroes.values()) >= 2
+    assert sum(count == 1 for count in answers.values()) <= 3
+
+
+def test_at_least_nine_in_ten_prompts_are_completed_as_taught(planted, model):
+    right = [complete(*model, item["prompt"]) == item["completion"] for item in planted]
+    assert sum(right) >= 0.9 * len(right), [item["id"] for item, ok in zip(planted, right) if not ok]
+
+
+def test_validation_stories_were_not_trained_on(stories):
+    held_out = [json.loads(line)["text"] for line in (DATA / "validation.jsonl").read_text().splitlines()]
+    assert len(held_out) == 200 and not set(held_out) & set(stories.values())
