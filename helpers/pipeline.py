@@ -36,11 +36,17 @@ class Setting:
     def pad_id(self):
         return self.tokenizer.pad_token_id or 0
 
+    def max_positions(self, floats=2**28):
+        """Positions (B·T) a batch may have: its logits fit, and its attention maps stay within `floats` numbers."""
+        config = self.model.config.get_text_config()
+        maps = getattr(config, "num_hidden_layers", 1) * getattr(config, "num_attention_heads", 1)  # (T, T) a story
+        return min(positions_budget(self.model), max(1, floats // (maps * max(map(len, self.corpus.ids)))))
+
     def stream(self, rows=None, label=""):
         """Length-bucketed batches of the corpus rows (default all), `index` holding corpus rows; a bar on stderr."""
         rows = list(range(len(self.corpus))) if rows is None else rows
         ids = [self.corpus.ids[row] for row in rows]
-        made = batches(ids, self.batch_size, self.pad_id, positions_budget(self.model))
+        made = batches(ids, self.batch_size, self.pad_id, self.max_positions())
         # counted in tokens: the short stories come first, so a count of stories would promise too much
         with tqdm(total=sum(map(len, ids)), desc=label, unit=" tokens", unit_scale=True, disable=self.quiet,
                   mininterval=0.5) as bar:
