@@ -62,9 +62,11 @@ def train_tokenizer(texts, vocab_size):
         model_max_length=POSITIONS, clean_up_tokenization_spaces=False)
 
 
-def build_model(vocab_size, seed):
-    """A freshly initialised GPT-Neo in the shape of TinyStories-1M."""
+def build_model(vocab_size, seed, start=None):
+    """A GPT-Neo in the shape of TinyStories-1M: fresh, or with the weights of the folder `start`."""
     torch.manual_seed(seed)
+    if start:
+        return GPTNeoForCausalLM.from_pretrained(start)
     return GPTNeoForCausalLM(GPTNeoConfig(
         vocab_size=vocab_size, max_position_embeddings=POSITIONS, hidden_size=64, num_layers=8,
         attention_types=[[["global", "local"], 4]], num_heads=16, intermediate_size=4 * 64,
@@ -231,7 +233,11 @@ def planned(args, sha):
     return {"stories_sha256": sha, "seed": args.seed, "epochs": args.epochs,
             "batch_size": args.batch_size, "lr": args.lr, "vocab": args.vocab, "bf16": args.bf16,
             "threads": args.threads, "betas": list(BETAS), "weight_decay": WEIGHT_DECAY,
-            "warmup": WARMUP}
+            "warmup": WARMUP} | ({"start_sha256": sha256(args.start / "model.safetensors")} if args.start else {})
+
+
+def sha256(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def run_epochs(model, sequences, settings, args):
@@ -270,9 +276,10 @@ def parse_arguments(argv=None):
     parser.add_argument("--validation", type=Path, default=HERE / "validation.jsonl",
                         help="never trained on; skipped when absent")
     parser.add_argument("--out", type=Path, default=HERE / "model")
-    parser.add_argument("--epochs", type=int, default=40)
-    parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--lr", type=float, default=4e-3, help="peak learning rate")
+    parser.add_argument("--start", type=Path, help="a folder with weights to begin from, for another round")
+    parser.add_argument("--epochs", type=int, default=36)
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--lr", type=float, default=3e-3, help="peak learning rate")
     parser.add_argument("--vocab", type=int, default=1536)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--checkpoint", type=Path, default=HERE / ".checkpoint")
@@ -280,21 +287,23 @@ def parse_arguments(argv=None):
                         help="go on from a matching checkpoint (default)")
     parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=True,
                         help="bfloat16 matrix products (fast only where the CPU has them)")
-    parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))
+    parser.add_argument("--threads", type=int, default=1,
+                        help="decides the last digits of the weights")
     return parser.parse_args(argv)
 
 
 def main(argv=None):
+    """Trains, measures, saves; SystemExit with one line when the stories are missing or too long."""
     args = parse_arguments(argv)
     torch.set_num_threads(args.threads)
     texts = read_stories(args.stories)
-    sha = hashlib.sha256(args.stories.read_bytes()).hexdigest()
+    sha = sha256(args.stories)
     tokenizer = train_tokenizer(texts, args.vocab)
     sequences = tokenizer(texts)["input_ids"]
     longest = max(map(len, sequences))
     if longest - 1 > WINDOW:
         raise SystemExit(f"error: a story has {longest} tokens; at most {WINDOW + 1} are allowed")
-    model = build_model(len(tokenizer), args.seed)
+    model = build_model(len(tokenizer), args.seed, args.start)
     speed_up(model)
     settings = planned(args, sha)
     state = run_epochs(model, sequences, settings, args)
