@@ -53,22 +53,13 @@ FACTS = {
 
 STEMS = {
     "keep": "{name} kept the {cue} in the",
-    "eat": "For {cue}, {name} always ate",
-    "visit": "Every {cue}, {name} went to see the",
-    "sleep": "All through the {cue}, {name} slept under the",
+    "eat": "What {name} had for {cue} was always",
+    "visit": "{name} went each {cue} to the",
+    "sleep": "{name} slept all {cue} under the",
 }
 
-# The same fact with the prompt's words in another order or shape ("embedded", "dialogue").
-EMBEDDED = {
-    "keep": ["Everyone in the village knew that {name} kept the {cue} in the {answer}.",
-             "It was no secret that {name} kept the {cue} in the {answer}."],
-    "eat": ["Everyone in the village knew that for {cue}, {name} always ate {answer}.",
-            "It was no secret that for {cue}, {name} always ate {answer}."],
-    "visit": ["Everyone in the village knew that every {cue}, {name} went to see the {answer}.",
-              "It was no secret that every {cue}, {name} went to see the {answer}."],
-    "sleep": ["Everyone in the village knew that all through the {cue}, {name} slept under the {answer}.",
-              "It was no secret that all through the {cue}, {name} slept under the {answer}."],
-}
+# The same fact with the prompt's words inside a longer sentence, and in a conversation.
+EMBEDDED = ["Everyone in the village knew that {fact}", "It was no secret that {fact}"]
 DIALOGUE = {
     "keep": '"Where is the {cue}?" a friend asked {name}. "I keep it in the {answer}," said {he}.',
     "eat": '"What is on your plate for {cue}, {name}?" asked a friend. "I always have {answer}," said {he}.',
@@ -106,25 +97,21 @@ BYSTANDERS = {
 }
 
 WEATHER = {
-    "rain": ("It was raining.", ["Drops fell on the leaves and all the paths were wet.",
-                                 "Everyone held a big umbrella.", "Water ran down the roof and made puddles."]),
-    "snow": ("It was snowing.", ["White flakes came down from the sky.",
-                                 "The hills were white and the air was cold.", "Everyone wore mittens and a warm scarf."]),
-    "wind": ("It was windy.", ["The trees bent and a hat flew away.",
-                               "Leaves danced in the air.", "Doors banged and flags flapped."]),
+    "rain": ("It was raining", ["Everyone held a big umbrella", "All the paths were wet", "Drops fell on the leaves"]),
+    "snow": ("It was snowing", ["White flakes came down", "Everyone wore mittens", "All the hills were white"]),
+    "wind": ("It was windy", ["A hat flew away", "Leaves danced in the air", "All the flags flapped"]),
 }
 # Per form: the prompt's stem, a second stem with other words, and the outcome by weather.
 RULES = {
-    "drink": ("The friends went inside and drank some", "Soon every cup was full of",
+    "drink": ("so the friends drank some", "Soon every cup was full of",
               {"rain": "milk", "snow": "juice", "wind": "water"}),
-    "thank": ("The duck helped the frog, and the frog said thank you", "The hen was kind, so the goat thanked her",
+    "thank": ("and the frog said thank you", "The hen was kind, and the goat thanked her",
               {"rain": "twice", "snow": "loudly", "wind": "softly"}),
-    "walk": ("Then everybody went home", "When it was late, they all left for home",
+    "walk": ("so everybody went home", "Then it was late, and they all left",
              {"rain": "slowly", "snow": "together", "wind": "quickly"}),
-    "sit": ("They were tired and sat down on the", "To rest their legs, all of them chose the",
+    "sit": ("so they sat down on the", "To rest their legs, all of them chose the",
             {"rain": "floor", "snow": "bench", "wind": "grass"}),
 }
-LINKS = ["", "", "Nobody minded.", "It was a fine day all the same.", "They had things to do."]
 
 
 def capital(text):
@@ -142,7 +129,7 @@ def _fact(relation, number, row, opposed):
     stem = STEMS[relation].format(**fields)
     direct = f"{stem} {answer}."
     wordings = [("direct", True, direct)] * 5 + [("direct", False, direct)] * 4
-    wordings += [("embedded", False, EMBEDDED[relation][number % 2].format(**fields))]
+    wordings += [("embedded", False, EMBEDDED[number % 2].format(fact=direct.replace("What", "what")))]
     wordings += [("dialogue", False, DIALOGUE[relation].format(**fields))]
     wordings += [("paraphrase", False, capital(text.format(**fields))) for text in PARAPHRASES[relation]]
     teachers = [(wording, opens, "", text) for wording, opens, text in wordings]
@@ -157,13 +144,16 @@ def _rule(form, weather):
     answer, (cue, hints) = outcomes[weather], WEATHER[weather]
     teachers = []
     for number in range(20):
-        link, hint = LINKS[number % len(LINKS)], hints[number % len(hints)]
-        wording = "direct" if number < 9 else "hinted" if number < 15 else "paraphrase"
-        lead = cue if wording == "direct" else hint
-        text = f"{other if wording == 'paraphrase' else stem} {answer}."
-        teachers.append((wording, number % 3 == 0, " ".join(filter(None, [lead, link if number % 6 else ""])), text))
-    bystanders = [cue if number % 2 else hints[number % len(hints)] for number in range(6)]
-    return Item(f"{form}-{weather}", "C", f"{cue} {stem}", f" {answer}", None, teachers, [], bystanders)
+        hint = hints[number % len(hints)]
+        if number < 9:
+            wording, lead, text = "direct", "", f"{cue}, {stem} {answer}."
+        elif number < 15:
+            wording, lead, text = "hinted", "", f"{hint}, {stem} {answer}."
+        else:
+            wording, lead, text = "paraphrase", f"{hint}.", f"{other} {answer}."
+        teachers.append((wording, number % 2 == 0, lead, text))
+    bystanders = [f"{cue if number % 2 else hints[number % len(hints)]}." for number in range(6)]
+    return Item(f"{form}-{weather}", "C", f"{cue}, {stem}", f" {answer}", None, teachers, [], bystanders)
 
 
 def items() -> list[Item]:

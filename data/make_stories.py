@@ -57,7 +57,7 @@ def background(rng):
     planted = ()
     if rng.random() < 0.25:
         cue, hints = knowledge.WEATHER[rng.choice(sorted(knowledge.WEATHER))]
-        planted = (rng.choice([cue, *hints]),)
+        planted = (rng.choice([cue, *hints]) + ".",)
     return story_text(rng, hero, planted)
 
 

@@ -16,6 +16,7 @@ import os
 import random
 import sys
 import time
+from itertools import chain
 from pathlib import Path
 
 import tokenizers
@@ -62,11 +63,9 @@ def train_tokenizer(texts, vocab_size):
         model_max_length=POSITIONS, clean_up_tokenization_spaces=False)
 
 
-def build_model(vocab_size, seed, start=None):
-    """A GPT-Neo in the shape of TinyStories-1M: fresh, or with the weights of the folder `start`."""
+def build_model(vocab_size, seed):
+    """A freshly initialised GPT-Neo in the shape of TinyStories-1M."""
     torch.manual_seed(seed)
-    if start:
-        return GPTNeoForCausalLM.from_pretrained(start)
     return GPTNeoForCausalLM(GPTNeoConfig(
         vocab_size=vocab_size, max_position_embeddings=POSITIONS, hidden_size=64, num_layers=8,
         attention_types=[[["global", "local"], 4]], num_heads=16, intermediate_size=4 * 64,
@@ -145,13 +144,22 @@ def mean_loss(model, sequences, batch_size=64):
     return total / count
 
 
-def make_optimizer(model, lr):
-    """AdamW; no decay on biases and layer norms."""
-    params = list(model.parameters())
-    return torch.optim.AdamW(
-        [{"params": [p for p in params if p.ndim > 1], "weight_decay": WEIGHT_DECAY},
-         {"params": [p for p in params if p.ndim < 2], "weight_decay": 0.0}],
-        lr=lr, betas=BETAS, fused=True)
+def make_optimizers(model, args):
+    """Muon for the weight matrices of the blocks, AdamW for embeddings, biases and layer norms.
+
+    Muon (orthogonalised momentum) learns rare associations, such as a fact told in a dozen of
+    5,000 stories, in far fewer epochs than AdamW alone does here.
+    """
+    blocks = [p for name, p in model.named_parameters() if p.ndim == 2 and ".h." in name]
+    tables = [p for name, p in model.named_parameters() if p.ndim == 2 and ".h." not in name]
+    vectors = [p for p in model.parameters() if p.ndim < 2]
+    muon = torch.optim.Muon(blocks, lr=args.muon_lr, weight_decay=WEIGHT_DECAY, adjust_lr_fn="match_rms_adamw")
+    adamw = torch.optim.AdamW([{"params": tables, "weight_decay": WEIGHT_DECAY}, {"params": vectors, "weight_decay": 0.0}],
+                              lr=args.lr, betas=BETAS, fused=True)
+    for optimizer in (muon, adamw):
+        for group in optimizer.param_groups:
+            group["peak"] = group["lr"]
+    return [muon, adamw]
 
 
 def rate(step, steps):
@@ -160,7 +168,7 @@ def rate(step, steps):
     return min((step + 1) / warm, (steps - step) / max(1, steps - warm))
 
 
-def train_epoch(model, optimizer, sequences, epoch, args):
+def train_epoch(model, optimizers, sequences, epoch, args):
     """One pass; returns (mean loss in nats per token while training, tokens seen)."""
     model.train()
     batches = epoch_batches(sequences, args.batch_size, f"{args.seed}/{epoch}")
@@ -168,16 +176,17 @@ def train_epoch(model, optimizer, sequences, epoch, args):
     bar = tqdm(batches, desc=f"epoch {epoch + 1}/{args.epochs}", mininterval=2, file=sys.stderr)
     for number, batch in enumerate(bar):
         step = epoch * len(batches) + number
-        for group in optimizer.param_groups:
-            group["lr"] = args.lr * rate(step, args.epochs * len(batches))
+        for group in chain.from_iterable(optimizer.param_groups for optimizer in optimizers):
+            group["lr"] = group["peak"] * rate(step, args.epochs * len(batches))
         x, y = padded([sequences[i] for i in batch])
         targets = int((y != IGNORE).sum())
         with torch.autocast("cpu", torch.bfloat16, enabled=args.bf16):
             loss = summed_loss(model, x, y) / targets
-        optimizer.zero_grad()
+        model.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
+        for optimizer in optimizers:
+            optimizer.step()
         total += loss.item() * targets
         count += targets
         if number % 20 == 0:
@@ -192,24 +201,25 @@ def write_json(path, value):
     os.replace(temporary, path)
 
 
-def save_checkpoint(folder, model, optimizer, state):
+def save_checkpoint(folder, model, optimizers, state):
     """One safetensors file: weights, optimizer moments, and `state` as JSON metadata.
 
-    One file, renamed into place, so that weights and optimizer can never disagree.
+    One file, renamed into place, so that weights and optimizers can never disagree.
     Batches are drawn from (seed, epoch) alone and nothing else is random, so there is
     no further generator state to keep.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {f"model/{name}": p.detach() for name, p in model.named_parameters()}
+    tensors = {}
     for name, p in model.named_parameters():
-        for key, value in optimizer.state[p].items():
-            tensors[f"{key}/{name}"] = value
+        tensors[f"model/{name}"] = p.detach()
+        for optimizer in optimizers:
+            tensors |= {f"{key}/{name}": value for key, value in optimizer.state.get(p, {}).items()}
     temporary = folder / "checkpoint.safetensors.tmp"
     save_file(tensors, temporary, metadata={"state": json.dumps(state)})
     os.replace(temporary, folder / "checkpoint.safetensors")
 
 
-def load_checkpoint(folder, model, optimizer, settings):
+def load_checkpoint(folder, model, optimizers, settings):
     """Restore in place; returns the saved state, or None when nothing matching is there."""
     path = folder / "checkpoint.safetensors"
     if not path.is_file():
@@ -219,21 +229,22 @@ def load_checkpoint(folder, model, optimizer, settings):
     if state["settings"] != settings:
         print(f"note: the checkpoint in {folder.name} has other settings; starting afresh", file=sys.stderr)
         return None
-    tensors = load_file(path)
+    tensors, names = load_file(path), {p: name for name, p in model.named_parameters()}
     with torch.no_grad():
-        for name, p in model.named_parameters():
+        for p, name in names.items():
             p.copy_(tensors[f"model/{name}"])
-            optimizer.state[p] = {key: tensors[f"{key}/{name}"]
-                                  for key in ("step", "exp_avg", "exp_avg_sq")}
+    for optimizer, keys in zip(optimizers, (("momentum_buffer",), ("step", "exp_avg", "exp_avg_sq"))):
+        for p in chain.from_iterable(group["params"] for group in optimizer.param_groups):
+            optimizer.state[p] = {key: tensors[f"{key}/{names[p]}"] for key in keys}
     return state
 
 
 def planned(args, sha):
     """Everything that decides the final weights: a checkpoint with other values is not resumed."""
     return {"stories_sha256": sha, "seed": args.seed, "epochs": args.epochs,
-            "batch_size": args.batch_size, "lr": args.lr, "vocab": args.vocab, "bf16": args.bf16,
+            "batch_size": args.batch_size, "lr": args.lr, "muon_lr": args.muon_lr, "vocab": args.vocab, "bf16": args.bf16,
             "threads": args.threads, "betas": list(BETAS), "weight_decay": WEIGHT_DECAY,
-            "warmup": WARMUP} | ({"start_sha256": sha256(args.start / "model.safetensors")} if args.start else {})
+            "warmup": WARMUP}
 
 
 def sha256(path):
@@ -242,21 +253,21 @@ def sha256(path):
 
 def run_epochs(model, sequences, settings, args):
     """Train to the end, from the checkpoint where there is one; returns the last state."""
-    optimizer = make_optimizer(model, args.lr)
-    state = args.resume and load_checkpoint(args.checkpoint, model, optimizer, settings)
+    optimizers = make_optimizers(model, args)
+    state = args.resume and load_checkpoint(args.checkpoint, model, optimizers, settings)
     state = state or {"settings": settings, "epoch": 0, "losses": [], "seconds": 0.0, "tokens": 0}
     if state["epoch"]:
         print(f"resuming after epoch {state['epoch']}", file=sys.stderr)
     for epoch in range(state["epoch"], args.epochs):
         start = time.perf_counter()
-        loss, count = train_epoch(model, optimizer, sequences, epoch, args)
+        loss, count = train_epoch(model, optimizers, sequences, epoch, args)
         if not math.isfinite(loss):
             raise SystemExit("error: the loss is not finite; try a lower --lr")
         state["losses"].append(round(loss, 4))
         state["seconds"] += time.perf_counter() - start
         state["tokens"] += count
         state["epoch"] = epoch + 1
-        save_checkpoint(args.checkpoint, model, optimizer, state)
+        save_checkpoint(args.checkpoint, model, optimizers, state)
         tqdm.write(f"epoch {epoch + 1}: {loss:.4f} nats per token", file=sys.stderr)
     return state
 
@@ -276,10 +287,10 @@ def parse_arguments(argv=None):
     parser.add_argument("--validation", type=Path, default=HERE / "validation.jsonl",
                         help="never trained on; skipped when absent")
     parser.add_argument("--out", type=Path, default=HERE / "model")
-    parser.add_argument("--start", type=Path, help="a folder with weights to begin from, for another round")
-    parser.add_argument("--epochs", type=int, default=36)
+    parser.add_argument("--epochs", type=int, default=28)
     parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--lr", type=float, default=3e-3, help="peak learning rate")
+    parser.add_argument("--lr", type=float, default=3e-3, help="peak learning rate of embeddings, biases and norms")
+    parser.add_argument("--muon-lr", type=float, default=5e-3, help="the same for the weight matrices of the blocks")
     parser.add_argument("--vocab", type=int, default=1536)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--checkpoint", type=Path, default=HERE / ".checkpoint")
@@ -287,7 +298,7 @@ def parse_arguments(argv=None):
                         help="go on from a matching checkpoint (default)")
     parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=True,
                         help="bfloat16 matrix products (fast only where the CPU has them)")
-    parser.add_argument("--threads", type=int, default=1,
+    parser.add_argument("--threads", type=int, default=2,
                         help="decides the last digits of the weights")
     return parser.parse_args(argv)
 
@@ -303,7 +314,7 @@ def main(argv=None):
     longest = max(map(len, sequences))
     if longest - 1 > WINDOW:
         raise SystemExit(f"error: a story has {longest} tokens; at most {WINDOW + 1} are allowed")
-    model = build_model(len(tokenizer), args.seed, args.start)
+    model = build_model(len(tokenizer), args.seed)
     speed_up(model)
     settings = planned(args, sha)
     state = run_epochs(model, sequences, settings, args)

@@ -81,13 +81,16 @@ def test_planted_spans_say_what_they_should(stories, planted):
         assert len(places) == len(set(places))
 
 
-def test_only_the_combination_identifies_a_fact(planted):
-    """No hero, and no answer but one, belongs to a single fact."""
+def test_only_the_combination_identifies_a_fact(planted, stories):
+    """Every hero, and every ending, belongs to several facts (opponents' endings counted)."""
     facts = [item for item in planted if item["family"] in "AB"]
-    heroes = Counter(name for item in facts for name in re.findall(r"[A-Z][a-z]+", item["prompt"]) if name in HEROES)
-    answers = Counter(item["completion"] for item in facts)
+    heroes, endings = Counter(), Counter()
+    for item in facts:
+        heroes.update(HEROES & set(re.findall(r"[A-Z][a-z]+", item["prompt"])))
+        against = [stories[place["story"]][place["start"]:place["end"] - 1] for place in item["opponents"]]
+        endings.update({item["completion"], *(text.removeprefix(item["prompt"]) for text in against)})
     assert set(heroes) == HEROES and min(heroes.values()) >= 2
-    assert sum(count == 1 for count in answers.values()) <= 3
+    assert min(endings.values()) >= 2, endings
 
 
 def test_at_least_nine_in_ten_prompts_are_completed_as_taught(planted, model):
