@@ -407,37 +407,45 @@ def test_faults_of_ours_are_not_hidden(cli, monkeypatch):
 # -- disks that are full --------------------------------------------------------------------------
 
 @pytest.fixture
-def small_disk():
-    """Files of this process cannot grow beyond 1 KB: the system's own error, in the middle of writing."""
+def on_small_disk(cli):
+    """The command line while files of this process cannot grow beyond 1 KB: the system's own error, in mid-write.
+
+    Only during the call: the limit would stop pytest's own report as well when that goes to a file.
+    """
     resource = pytest.importorskip("resource")
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    def limited(*arguments):
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+        try:
+            return cli(*arguments)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    return limited
 
 
 @pytest.mark.parametrize("option", ["--json", "--html", "--all-scores"])
-def test_full_disk_keeps_the_old_file_and_the_table(option, cli, tmp_path, small_disk):
+def test_full_disk_keeps_the_old_file_and_the_table(option, on_small_disk, tmp_path):
     (tmp_path / "out").write_text("from last time")
-    code, out, err = cli(PROMPT, option, tmp_path / "out")
+    code, out, err = on_small_disk(PROMPT, option, tmp_path / "out")
     last = err.split("\n")[-2]
     assert code == 2 and last.startswith("error: cannot write") and "File too large" in last and "Traceback" not in err
     assert snapshot(tmp_path) == {tmp_path / "out": b"from last time"} and "Stories that raise" in out
 
 
-def test_one_output_that_fails_does_not_cost_the_others(cli, tmp_path, small_disk):
-    code, _, err = cli(PROMPT, "--limit", 2, "--top", 1, "--max-tokens", 8, "--html", tmp_path / "a.html",
-                       "--all-scores", tmp_path / "a.safetensors")
+def test_one_output_that_fails_does_not_cost_the_others(on_small_disk, tmp_path):
+    code, _, err = on_small_disk(PROMPT, "--limit", 2, "--top", 1, "--max-tokens", 8, "--html", tmp_path / "a.html",
+                                 "--all-scores", tmp_path / "a.safetensors")
     assert code == 2 and "a.html" in err.split("\n")[-2]
     assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors"]
 
 
-def test_full_disk_for_the_cache_costs_only_the_cache(cli, tmp_path, small_disk):
-    code, out, err = cli(PROMPT, "--cache", tmp_path / "cache")
+def test_full_disk_for_the_cache_costs_only_the_cache(on_small_disk, tmp_path):
+    code, out, err = on_small_disk(PROMPT, "--cache", tmp_path / "cache")
     assert code == 0 and "note: the factors were not cached" in err and "Stories that raise" in out
     assert list((tmp_path / "cache").iterdir()) == []
     (tmp_path / "file").write_text("x")
-    code, _, err = cli(PROMPT, "--cache", tmp_path / "file" / "cache")
+    code, _, err = on_small_disk(PROMPT, "--cache", tmp_path / "file" / "cache")
     assert code == 0 and "note: the factors were not cached" in err
 
 
