@@ -522,7 +522,9 @@ def test_interrupted_and_killed_in_mid_fit_then_the_same_again(house, cli, tmp_p
         return PROMPT, "--stories", tmp_path / "many.jsonl", "--batch-size", 1, "--cache", tmp_path / cache, "--json", tmp_path / out
     before = snapshot(tmp_path)
     for send, words, code in ((signal.SIGINT, "fitting A and S", 130), (signal.SIGKILL, "fitting Λ", -signal.SIGKILL)):
-        process = subprocess.Popen(command(house, *arguments("cache", "a.json")), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        process = subprocess.Popen(
+            command(house, *arguments("cache", "a.json")), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # a shell's background job ignores Ctrl-C
         said = until(process, words)
         process.send_signal(send)
         out, rest = process.communicate(timeout=60)
