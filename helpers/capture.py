@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from .stories import InputError, summed_loss
+from .stories import InputError, logits_of, summed_loss
 
 MLP_PARTS = {"mlp", "feed_forward", "ffn", "fc1", "fc2"}
 
@@ -126,7 +126,7 @@ def backward_pass(model, layers, batch, choose_labels=None) -> tuple[Capture, to
     no target, so no gradient reaches it: its Ds are exactly zero.
     """
     with frozen(model), torch.enable_grad(), Capture(layers) as captured:
-        logits = model(input_ids=batch.input_ids, use_cache=False).logits
+        logits = logits_of(model, batch)
         labels = choose_labels(logits.detach()) if choose_labels else batch.labels
         losses = summed_loss(logits, labels)
         losses.sum().backward()

@@ -1,8 +1,10 @@
-"""Curvature matrices G of the mean training loss, one block a layer, behind one interface.
+"""Curvature matrices G of the mean training loss behind one interface, from exact to cheap.
 
 `matvec(v)`, `solve(v)` and `dense(layer)` mean the same for every class, so swapping the method
-is one word. A vector is a dictionary `{layer: (..., out, in+1)}`; G is the Gauss–Newton Hessian of
-the mean over sequences of the summed loss, so its unit is that of Dθ squared.
+is one word: `Hessian` and `GaussNewton` (exact, never formed), `Dense` (one matrix over all layers),
+`BlockDiagonal` (one a layer), `KFAC`, `EKFAC`, `Diagonal`, `Identity`. A vector is a dictionary
+`{layer: (..., out, in+1)}`; G belongs to the mean over sequences of the summed loss, so its unit is
+that of Dθ squared.
 """
 import hashlib
 import json
@@ -12,10 +14,11 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
+from transformers.pytorch_utils import Conv1D
 
 from .capture import Capture, backward_pass, shape
 from .files import save_tensors
-from .stories import InputError
+from .stories import IGNORE, InputError, logits_of, summed_loss
 
 DAMPING_FACTOR = 0.1  # λ = 0.1 × mean eigenvalue of the block (Grosse et al. 2023, section 3)
 
@@ -34,7 +37,8 @@ class Block:
         return self.q_s @ v @ self.q_a.T
 
     def to(self, device=None, dtype=None):
-        return Block(*(x.to(device=device, dtype=dtype) for x in (self.q_a, self.q_s, self.eigenvalues)))
+        parts = (self.q_a, self.q_s, self.eigenvalues)
+        return Block(*(x if x is None else x.to(device=device, dtype=dtype) for x in parts))
 
 
 class Curvature:
@@ -70,8 +74,11 @@ class Curvature:
         block = self.blocks[name].to(gradients.device, gradients.dtype)
         return (block.rotate(gradients) ** 2 / (block.eigenvalues + self.damping[name])).flatten(1).sum(1)
 
-    def dense(self, name: str) -> torch.Tensor:
-        """G of one layer without damping, `(out·(in+1), out·(in+1))`, rows in the order of `Dθ.flatten()`."""
+    def dense(self, name: str | None = None) -> torch.Tensor:
+        """G without damping, of one layer `(out·(in+1), out·(in+1))`, rows in the order of `Dθ.flatten()`, or of all
+        layers in their order, with zeros between them."""
+        if name is None:
+            return torch.block_diag(*map(self.dense, self.damping))
         block = self.blocks[name]
         basis = torch.kron(block.q_s, block.q_a)
         return (basis * block.eigenvalues.flatten()) @ basis.T
@@ -90,7 +97,9 @@ class Identity(Curvature):
     def norms(self, name, gradients):
         return gradients.flatten(1).pow(2).sum(1)
 
-    def dense(self, name):
+    def dense(self, name=None):
+        if name is None:
+            return super().dense()
         return torch.eye(torch.Size(shape(self.layers[name])).numel(), dtype=torch.float64)
 
 
@@ -116,17 +125,24 @@ class EKFAC(KFAC):
     name = "ekfac"
 
 
-METHODS = {"kfac": KFAC, "ekfac": EKFAC}
+class Diagonal(KFAC):
+    """The diagonal of the Fisher: EK-FAC with the weights' own axes in the place of eigenvectors."""
+    name = "diagonal"
+
+
+METHODS = {"kfac": KFAC, "ekfac": EKFAC, "diagonal": Diagonal}
 
 
 def fit_blocks(method, model, layers, batches, pseudo=None, seed=0) -> dict[str, Block]:
-    """Streams the batches once (K-FAC) or twice (EK-FAC) and returns the blocks, float64 on the CPU.
+    """Streams the batches once (K-FAC, diagonal) or twice (EK-FAC) and returns the blocks, float64 on the CPU.
 
     `pseudo(model, layers, batch, seed)` runs one pass and returns its capture (default
     `pseudo_gradients`); the second pass draws other labels than the first, so that Λ is not
     measured on the sample that chose the eigenvectors.
     """
     pseudo = pseudo or pseudo_gradients
+    if method == "diagonal":
+        return corrected(model, layers, batches(), {name: axes(layer) for name, layer in layers.items()}, pseudo, seed)
     blocks = eigenvectors(*covariances(model, layers, batches(), pseudo, seed))
     return corrected(model, layers, batches(), blocks, pseudo, f"{seed}, second") if method == "ekfac" else blocks
 
@@ -191,6 +207,12 @@ def eigenvectors(pairs: dict, tokens_per_sequence: float) -> dict[str, Block]:
     return blocks
 
 
+def axes(layer) -> Block:
+    """A block whose basis is the weights' own axes; its eigenvalues are still to be measured."""
+    out_width, in_width = shape(layer)
+    return Block(*(torch.eye(width, dtype=torch.float64) for width in (in_width, out_width)), None)
+
+
 def corrected(model, layers, batches, blocks, pseudo=pseudo_gradients, seed=0) -> dict[str, Block]:
     """EK-FAC blocks: the same eigenvectors with Λ = E_sequences[(Q_Sᵀ Dθ Q_A)²]."""
     totals, sequences, bases = {name: 0 for name in blocks}, 0, None
@@ -200,6 +222,199 @@ def corrected(model, layers, batches, blocks, pseudo=pseudo_gradients, seed=0) -
             bases = bases or {key: block.to(record.inputs.device, record.inputs.dtype) for key, block in blocks.items()}
             totals[name] = _add(totals[name], (bases[name].rotate(record.gradients()) ** 2).sum(0))
     return {name: Block(block.q_a, block.q_s, totals[name] / sequences) for name, block in blocks.items()}
+
+
+# -- exact matrices, formed or not ----------------------------------------------------------------
+
+def flatten(v: dict) -> torch.Tensor:
+    """`{layer: (..., out, in+1)}` → `(..., P)`, the layers one after the other."""
+    return torch.cat([x.flatten(-2) for x in v.values()], dim=-1)
+
+
+def unflatten(flat: torch.Tensor, layers: dict) -> dict:
+    """The inverse of `flatten`."""
+    shapes = {name: torch.Size(shape(layer)) for name, layer in layers.items()}
+    parts = flat.split([size.numel() for size in shapes.values()], dim=-1)
+    return {name: part.unflatten(-1, size) for (name, size), part in zip(shapes.items(), parts)}
+
+
+def weights(layers: dict) -> dict:
+    """The layers' present weights as a vector θ, `{layer: (out, in+1)}`."""
+    found = {}
+    for name, layer in layers.items():
+        weight = layer.weight.detach()
+        weight = weight.T if isinstance(layer, Conv1D) else weight
+        found[name] = weight if layer.bias is None else torch.cat([weight, layer.bias.detach()[:, None]], dim=1)
+    return found
+
+
+def as_parameters(theta: dict, layers: dict) -> dict:
+    """θ as the parameters that `logits_of` takes."""
+    found = {}
+    for name, layer in layers.items():
+        weight = theta[name] if layer.bias is None else theta[name][:, :-1]
+        found[f"{name}.weight"] = weight.T if isinstance(layer, Conv1D) else weight
+        if layer.bias is not None:
+            found[f"{name}.bias"] = theta[name][:, -1]
+    return found
+
+
+class GaussNewton(Curvature):
+    """The exact Gauss–Newton Hessian G = E[Σ_t J_tᵀ (diag p − p pᵀ) J_t] over all layers, never formed.
+
+    A product costs two forward-mode and one reverse-mode pass over the batches; `solve` runs
+    conjugate gradients, preconditioned by any other curvature (Grosse et al. 2023, section 2.2).
+    """
+
+    def __init__(self, model, layers, batches, damping, preconditioner=None, steps=100, tolerance=1e-6):
+        """`batches()` gives a fresh iterator of batches; `damping` is one λ, or one a layer (a dictionary)."""
+        self.model, self.layers, self.batches = model, layers, batches
+        self.damping = dict(damping) if isinstance(damping, dict) else dict.fromkeys(layers, float(damping))
+        self.preconditioner, self.steps, self.tolerance = preconditioner, steps, tolerance
+
+    def matvec(self, v):
+        return {name: x + self.damping[name] * v[name] for name, x in self.product(v).items()}
+
+    def product(self, v: dict) -> dict:
+        """G v without damping; shapes as given, any number of leading dimensions."""
+        flat, theta = flatten(v), flatten(weights(self.layers))
+        rows, total, sequences = flat.reshape(-1, flat.shape[-1]), 0, 0
+        for batch in self.batches():
+            total = total + torch.func.vmap(lambda row: self._one(theta, row, batch))(rows)
+            sequences += len(batch.index)
+        return unflatten((total / sequences).view_as(flat), self.layers)
+
+    def _logits(self, batch):
+        return lambda theta: logits_of(self.model, batch, as_parameters(unflatten(theta, self.layers), self.layers))
+
+    def _one(self, theta, v, batch):
+        logits, moved = torch.func.jvp(self._logits(batch), (theta,), (v,))
+        p = logits.softmax(-1)
+        bent = (p * moved - p * (p * moved).sum(-1, keepdim=True)) * (batch.labels != IGNORE)[..., None]
+        return torch.func.vjp(self._logits(batch), theta)[1](bent)[0]
+
+    def solve(self, v):
+        return conjugate_gradients(self.matvec, v, self.preconditioner, self.steps, self.tolerance)[0]
+
+    def dense(self, name=None):
+        axes = torch.eye(flatten(weights(self.layers)).numel(), dtype=next(self.model.parameters()).dtype)
+        chosen = unflatten(torch.arange(len(axes)), self.layers)
+        rows = (flatten(chosen) if name is None else chosen[name].flatten())
+        return torch.cat([flatten(self.product(unflatten(axes[part], self.layers))) for part in rows.split(256)])[:, rows]
+
+
+class Hessian(GaussNewton):
+    """The exact Hessian of the mean loss over all layers, never formed; it may be indefinite."""
+
+    def _one(self, theta, v, batch):
+        loss = lambda theta: summed_loss(self._logits(batch)(theta), batch.labels).sum()
+        return torch.func.jvp(torch.func.grad(loss), (theta,), (v,))[1]
+
+
+class Dense(Curvature):
+    """One symmetric matrix over all layers, held as its eigenvalues and eigenvectors, float64."""
+
+    def __init__(self, matrix: torch.Tensor, layers: dict, damping: float):
+        """`matrix` `(P, P)` without damping, rows in the order of `flatten`; `damping` one λ."""
+        self.layers, self.damping = layers, dict.fromkeys(layers, float(damping))
+        self.eigenvalues, self.q = torch.linalg.eigh((matrix.double() + matrix.double().T) / 2)
+
+    @classmethod
+    def fisher(cls, model, layers, batches, damping, labels="sampled", draws=1, seed=0):
+        """E over sequences of Dθ Dθᵀ, labels drawn from the model (`draws` times) or those of the data (empirical)."""
+        total, sequences = 0, 0
+        for draw in range(draws):
+            for batch in batches():
+                captured = pseudo_gradients(model, layers, batch, f"{seed}, draw {draw}", labels)
+                gradients = flatten({name: captured[name].gradients() for name in layers}).double()
+                total, sequences = total + gradients.T @ gradients, sequences + len(batch.index)
+        return cls(total / sequences, layers, damping)
+
+    def matvec(self, v):
+        return self._scaled(v, lambda values, damping: values + damping)
+
+    def solve(self, v):
+        return self._scaled(v, lambda values, damping: 1 / (values + damping))
+
+    def _scaled(self, v, scale):
+        flat, damping = flatten(v), next(iter(self.damping.values()))
+        moved = flat.double() @ self.q * scale(self.eigenvalues, damping) @ self.q.T
+        return unflatten(moved.to(flat.dtype), self.layers)
+
+    def dense(self, name=None):
+        matrix = self.q * self.eigenvalues @ self.q.T
+        rows = unflatten(torch.arange(len(matrix)), self.layers)
+        rows = torch.arange(len(matrix)) if name is None else rows[name].flatten()
+        return matrix[rows][:, rows]
+
+    def norms(self, name, gradients):
+        raise NotImplementedError("a dense matrix joins the layers: there is no norm of one layer alone")
+
+
+class BlockDiagonal(Curvature):
+    """The diagonal blocks of another curvature, one dense matrix a layer: layers do not interact."""
+
+    def __init__(self, whole: Curvature, layers: dict, damping: float):
+        self.damping = dict.fromkeys(layers, float(damping))
+        self.parts = {name: Dense(whole.dense(name), {name: layer}, damping) for name, layer in layers.items()}
+
+    def matvec(self, v):
+        return {name: self.parts[name].matvec({name: x})[name] for name, x in v.items()}
+
+    def solve(self, v):
+        return {name: self.parts[name].solve({name: x})[name] for name, x in v.items()}
+
+    def norms(self, name, gradients):
+        return (self.parts[name].solve({name: gradients})[name] * gradients).flatten(1).sum(1)
+
+    def dense(self, name=None):
+        return super().dense() if name is None else self.parts[name].dense()
+
+
+# -- solving without an inverse -------------------------------------------------------------------
+
+def conjugate_gradients(matvec, v: dict, preconditioner=None, steps=100, tolerance=1e-6):
+    """Solves matvec(x) = v for a positive definite matrix; `(x, relative residuals after each step)`.
+
+    `preconditioner` is a curvature whose `solve` roughly undoes `matvec`. Leading dimensions are
+    systems of their own; it stops when the largest relative residual is below `tolerance`.
+    """
+    precondition = preconditioner.solve if preconditioner else dict
+    combine = lambda x, scale, y: {name: x[name] + scale[..., None, None] * y[name] for name in x}
+    dot = lambda x, y: sum((x[name] * y[name]).sum((-2, -1)) for name in x)
+    start = dot(v, v).sqrt().clamp(min=torch.finfo(next(iter(v.values())).dtype).tiny)
+    x, residual = {name: torch.zeros_like(part) for name, part in v.items()}, v
+    direction = near = precondition(residual)
+    energy, history = dot(residual, near), []
+    for _ in range(steps):
+        pushed = matvec(direction)
+        step = _ratio(energy, dot(direction, pushed))
+        x, residual = combine(x, step, direction), combine(residual, -step, pushed)
+        history.append((dot(residual, residual).sqrt() / start).max().item())
+        if history[-1] < tolerance:
+            break
+        near = precondition(residual)
+        energy, before = dot(residual, near), energy
+        direction = combine(near, _ratio(energy, before), direction)
+    return x, history
+
+
+def _ratio(numerator, denominator):
+    """0/0 = 0: a system that is solved, or was zero, stays where it is."""
+    return torch.where(denominator == 0, 0, numerator / torch.where(denominator == 0, 1, denominator))
+
+
+def lissa(matvec, v: dict, scale: float, steps: int) -> dict:
+    """The iHVP by the truncated Neumann series x ← v + (I − (G+λI)/scale) x, divided by `scale` at the end.
+
+    Converges when `scale` exceeds half the largest eigenvalue (Agarwal et al. 2017; Koh and Liang
+    2017); slow along eigenvectors whose eigenvalue is small beside it.
+    """
+    x = v
+    for _ in range(steps):
+        pushed = matvec(x)
+        x = {name: v[name] + x[name] - pushed[name] / scale for name in v}
+    return {name: part / scale for name, part in x.items()}
 
 
 # -- cache ----------------------------------------------------------------------------------------

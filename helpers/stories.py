@@ -59,8 +59,8 @@ class Corpus:
 
 @dataclass
 class Batch:
-    """B sequences padded on the right to T: `index` their rows in the corpus, `input_ids` (B, T) long,
-    `mask` (B, T) bool, `labels` (B, T) long with labels[b, t] = x_{t+1}, −100 where no real target is."""
+    """B sequences padded on the right to T: `index` their rows in the corpus, `input_ids` (B, T) long (or vectors
+    (B, in), see `vector_batch`), `mask` (B, T) bool, `labels` (B, T) long with labels[b, t] = x_{t+1}, −100 where no real target is."""
     index: list[int]
     input_ids: torch.Tensor
     mask: torch.Tensor
@@ -400,11 +400,27 @@ def summed_loss(logits, labels):
     return losses.view_as(labels).sum(1)
 
 
+def logits_of(model, batch, parameters=None):
+    """What the model says, (B, T, vocabulary); `parameters` ({name: tensor}) may stand in for some of its own.
+
+    No labels are given to the model: it would shift them once more, and average. A plain `nn.Sequential` of
+    vectors counts as one token a sequence.
+    """
+    plain = isinstance(model, torch.nn.Sequential)
+    arguments, options = ((batch.input_ids,), {}) if plain else ((), {"input_ids": batch.input_ids, "use_cache": False})
+    output = torch.func.functional_call(model, parameters or {}, arguments, options)
+    logits = output if plain else output.logits
+    return logits if logits.dim() == 3 else logits[:, None]
+
+
 def sequence_loss(model, batch):
     """`summed_loss` of the model on a batch, (B,), differentiable."""
-    batch = batch.to(model.device)
-    # no labels for the model: it would shift them once more, and average
-    return summed_loss(model(input_ids=batch.input_ids, use_cache=False).logits, batch.labels)
+    return summed_loss(logits_of(model, batch), batch.labels)
+
+
+def vector_batch(inputs, labels):
+    """Batch of a plain network's data: `inputs` (B, in), class `labels` (B,), one token a sequence."""
+    return Batch(list(range(len(inputs))), inputs, torch.ones(len(inputs), 1, dtype=torch.bool), labels[:, None])
 
 
 def token_texts(tokenizer, ids):

@@ -1,0 +1,155 @@
+"""Exact curvature and iterative solvers against matrices that autograd builds entry by entry."""
+import pytest
+import torch
+from conftest import random_ids, tiny_model
+from test_curvature import language_model_fisher, relative
+from torch import nn
+
+from helpers.capture import backward_pass, find_layers
+from helpers.curvature import (EKFAC, KFAC, BlockDiagonal, Dense, Diagonal, GaussNewton, Hessian, Identity,
+                               as_parameters, conjugate_gradients, flatten, lissa, unflatten, weights)
+from helpers.stories import batches, logits_of, vector_batch
+
+DAMPING = 0.05
+
+
+@pytest.fixture(scope="module")
+def toy():
+    """A small classifier in float64, its layers, its data as two batches, and a loss of θ written anew."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)).double()
+    inputs, labels = torch.randn(30, 4, dtype=torch.float64), torch.randint(3, (30,))
+    parts = [vector_batch(inputs[:20], labels[:20]), vector_batch(inputs[20:], labels[20:])]
+    parts[1].index = list(range(20, 30))
+
+    def logits(theta):
+        first, last = theta[:25].view(5, 5), theta[25:].view(3, 6)
+        hidden = (inputs @ first[:, :4].T + first[:, 4]).tanh()
+        return hidden @ last[:, :5].T + last[:, 5]
+    return model, find_layers(model), lambda: parts, logits, labels
+
+
+@pytest.fixture(scope="module")
+def truth(toy):
+    """θ, Hessian, Gauss–Newton matrix: dense, by torch.autograd.functional alone."""
+    model, layers, _, logits, labels = toy
+    theta = torch.cat([torch.cat([model[at].weight, model[at].bias[:, None]], 1).flatten() for at in (0, 2)]).detach()
+    hessian = torch.autograd.functional.hessian(lambda t: nn.functional.cross_entropy(logits(t), labels), theta)
+    jacobian, p = torch.autograd.functional.jacobian(logits, theta), logits(theta).softmax(-1)
+    bend = torch.diag_embed(p) - p[:, :, None] * p[:, None]
+    return theta, hessian, torch.einsum("nip,nij,njq->pq", jacobian, bend, jacobian) / len(labels)
+
+
+def some_vectors(layers, *leading):
+    return {name: torch.randn(*leading, *theta.shape, dtype=torch.float64) for name, theta in weights(layers).items()}
+
+
+def test_theta_is_the_models_weights_and_goes_back_into_it(toy, truth):
+    model, layers, batches, logits, _ = toy
+    theta = flatten(weights(layers))
+    assert torch.equal(theta, truth[0])
+    moved = as_parameters(unflatten(theta + 0.1, layers), layers)
+    found = torch.cat([logits_of(model, batch, moved)[:, 0] for batch in batches()])
+    torch.testing.assert_close(found, logits(theta + 0.1))
+
+
+@pytest.mark.parametrize("kind, at", [(Hessian, 1), (GaussNewton, 2)])
+def test_exact_products_and_blocks(toy, truth, kind, at):
+    model, layers, batches, *_ = toy
+    matrix, v = kind(model, layers, batches, DAMPING), some_vectors(layers, 2, 3)
+    torch.testing.assert_close(flatten(matrix.product(v)), flatten(v) @ truth[at])
+    torch.testing.assert_close(flatten(matrix.matvec(v)), flatten(v) @ truth[at] + DAMPING * flatten(v))
+    torch.testing.assert_close(matrix.dense(), truth[at])
+    torch.testing.assert_close(matrix.dense("2"), truth[at][25:, 25:])
+    assert truth[1].ne(truth[2]).any()
+
+
+def test_every_curvature_solves_what_its_dense_matrix_says(toy, truth):
+    """One interface: solve undoes matvec, and both agree with dense() + λI by torch.linalg."""
+    model, layers, batches, *_ = toy
+    exact = GaussNewton(model, layers, batches, DAMPING, steps=200, tolerance=1e-12)
+    matrices = [exact, Dense(truth[2], layers, DAMPING), BlockDiagonal(exact, layers, DAMPING),
+                Dense.fisher(model, layers, batches, DAMPING), Identity(layers),
+                *(kind.fit(model, layers, batches, DAMPING) for kind in (KFAC, EKFAC, Diagonal))]
+    v = some_vectors(layers, 2)
+    for matrix in matrices:
+        whole = matrix.dense() + (0 if isinstance(matrix, Identity) else DAMPING) * torch.eye(43)
+        torch.testing.assert_close(flatten(matrix.matvec(v)), flatten(v) @ whole.T)
+        torch.testing.assert_close(flatten(matrix.solve(v)), torch.linalg.solve(whole, flatten(v).T).T, rtol=1e-6, atol=1e-8)
+        torch.testing.assert_close(matrix.dense("0"), matrix.dense()[:25, :25])
+        if not isinstance(matrix, (Dense, GaussNewton)):
+            expected = torch.einsum("bp,pq,bq->b", flatten({"0": v["0"]}), torch.linalg.inv(whole[:25, :25]), flatten({"0": v["0"]}))
+            torch.testing.assert_close(matrix.norms("0", v["0"]), expected)
+
+
+def test_blocks_are_the_diagonal_blocks_and_nothing_else(toy, truth):
+    model, layers, batches, *_ = toy
+    found = BlockDiagonal(Dense(truth[2], layers, DAMPING), layers, DAMPING).dense()
+    torch.testing.assert_close(found, torch.block_diag(truth[2][:25, :25], truth[2][25:, 25:]))
+
+
+def test_fishers(toy, truth):
+    """Sampled labels converge to G; labels of the data give the mean outer product of the data's gradients."""
+    model, layers, batches, logits, labels = toy
+    few, many = (relative(Dense.fisher(model, layers, batches, 0, draws=draws).dense(), truth[2]) for draws in (3, 300))
+    assert many < 0.1 and many < few / 4
+    losses = nn.functional.cross_entropy(logits(truth[0].requires_grad_()), labels, reduction="none")
+    rows = torch.stack([torch.autograd.grad(loss, truth[0], retain_graph=True)[0] for loss in losses])
+    truth[0].requires_grad_(False)
+    torch.testing.assert_close(Dense.fisher(model, layers, batches, 0, labels="data").dense(), rows.T @ rows / 30)
+
+
+def test_diagonal_is_the_diagonal_of_the_fisher(toy):
+    model, layers, batches, *_ = toy
+    found = Diagonal.fit(model, layers, batches, 0.1).dense()
+    captured = [backward_pass(model, layers, batch) for batch in batches()]
+    assert torch.equal(found, torch.diag(found.diagonal())) and captured
+    dense = Dense.fisher(model, layers, batches, 0.1, draws=500).dense().diagonal()
+    several = torch.stack([Diagonal.fit(model, layers, batches, 0.1, seed=seed).dense().diagonal() for seed in range(500)]).mean(0)
+    torch.testing.assert_close(several, dense, rtol=0.15, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["gpt_neo", "gpt2", "llama"])
+def test_gauss_newton_of_a_language_model_with_padding(kind):
+    model, ids = tiny_model(kind), random_ids(3, (4, 9))
+    name, layer = list(find_layers(model).items())[-1]
+    stream = lambda: batches(ids, 2)
+    matrix = GaussNewton(model, {name: layer}, stream, DAMPING)
+    v = some_vectors({name: layer}, 2)
+    if kind == "gpt_neo":  # computes attention in float32; the oracle needs a bias
+        exact = language_model_fisher(model, layer, ids)
+        assert relative(flatten(matrix.product(v)), flatten(v) @ exact) < 1e-5
+    else:
+        assert relative(flatten(matrix.product(v)), flatten(v) @ Dense.fisher(
+            model, {name: layer}, stream, 0, draws=4000).dense()) < 0.15
+
+
+def test_conjugate_gradients_with_a_good_preconditioner_need_fewer_steps(toy, truth):
+    model, layers, batches, *_ = toy
+    damping = 1e-4
+    exact, v = GaussNewton(model, layers, batches, damping), some_vectors(layers, 2)
+    target = torch.linalg.solve(truth[2] + damping * torch.eye(43), flatten(v).T).T
+    lengths = []
+    for preconditioner in (None, EKFAC.fit(model, layers, batches, damping)):
+        x, history = conjugate_gradients(exact.matvec, v, preconditioner, steps=300, tolerance=1e-9)
+        torch.testing.assert_close(flatten(x), target, rtol=1e-4, atol=1e-5)
+        lengths.append(len(history))
+    assert lengths[1] < lengths[0]
+
+
+def test_conjugate_gradients_leave_a_zero_vector_at_zero(toy):
+    model, layers, batches, *_ = toy
+    v = {name: torch.stack([torch.zeros_like(one), one]) for name, one in some_vectors(layers).items()}
+    x, _ = conjugate_gradients(GaussNewton(model, layers, batches, DAMPING).matvec, v)
+    assert (flatten(x)[0] == 0).all() and torch.isfinite(flatten(x)).all()
+
+
+def test_lissa_converges_to_the_solution_and_too_small_a_scale_diverges(toy, truth):
+    model, layers, batches, *_ = toy
+    exact, v = GaussNewton(model, layers, batches, DAMPING), some_vectors(layers)
+    whole = truth[2] + DAMPING * torch.eye(43)
+    largest = torch.linalg.eigvalsh(whole)[-1].item()
+    target = torch.linalg.solve(whole, flatten(v))
+    errors = [relative(flatten(lissa(exact.matvec, v, largest, steps)), target) for steps in (5, 50, 500)]
+    assert errors[0] > errors[1] > errors[2] and errors[2] < 1e-3
+    assert relative(flatten(lissa(exact.matvec, v, 0.4 * largest, 200)), target) > 1e3
