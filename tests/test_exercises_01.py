@@ -1,0 +1,88 @@
+"""Notebook 01: every check accepts the solution, waits for the stub, and names the mistakes learners make."""
+import pytest
+import torch
+from exercises import solution, verdict
+
+from helpers import checks
+
+
+def ridge(X, y, penalty, index, in_theta=True, in_hessian=True, mean=True, sign=-1, own=0.0, multiply=False):
+    """dθ*/dε of a ridge regression, with one thing done as somebody might do it."""
+    N, eye = len(X), torch.eye(X.shape[1], dtype=X.dtype)
+    theta = torch.linalg.solve(X.T @ X / N + penalty * eye * in_theta, X.T @ y / N)
+    H = X.T @ X / (N if mean else 1) + penalty * eye * in_hessian
+    gradient = (X[index] @ theta - y[index]) * X[index] + own * penalty * theta
+    return sign * (H @ gradient if multiply else torch.linalg.solve(H, gradient))
+
+
+def removal(q, H, gradients, sign=1, scale=None, solve=torch.linalg.solve):
+    return sign * gradients @ solve(H, q) / (scale or len(gradients))
+
+
+def residuals(X, y, rule):
+    h = (X * torch.linalg.solve(X.T @ X, X.T).T).sum(1)
+    return rule(X @ torch.linalg.lstsq(X, y).solution - y, h, len(X))
+
+
+WRONG = {
+    "ridge_influence": [
+        ("sign is turned", lambda *a: ridge(*a, sign=1)),
+        ("N times too small", lambda X, *a: ridge(X, *a) / len(X)),
+        ("divide XᵀX", lambda *a: ridge(*a, mean=False)),
+        ("missing from H", lambda *a: ridge(*a, in_hessian=False)),
+        ("optimum without the ridge", lambda *a: ridge(*a, in_theta=False)),
+        ("missing everywhere", lambda *a: ridge(*a, in_theta=False, in_hessian=False)),
+        ("belongs to J", lambda *a: ridge(*a, own=1.0)),
+        ("multiplied by H", lambda *a: ridge(*a, multiply=True)),
+    ],
+    "removal_effect": [
+        ("sign is turned", lambda *a: removal(*a, sign=-1)),
+        ("N times too large: removing", lambda *a: removal(*a, scale=1)),
+        ("N times too large, and the sign", lambda *a: removal(*a, sign=-1, scale=1)),
+        ("multiplied by H", lambda *a: removal(*a, solve=torch.matmul)),
+        ("H is missing", lambda *a: removal(*a, solve=lambda H, q: q)),
+        ("shape", lambda *a: removal(*a).sum()),
+    ],
+    "loo_residuals": [
+        ("sign is turned", lambda X, y: residuals(X, y, lambda r, h, n: -r / (1 - h))),
+        ("has seen the example", lambda X, y: residuals(X, y, lambda r, h, n: r)),
+        ("multiplied by 1 − h", lambda X, y: residuals(X, y, lambda r, h, n: r * (1 - h))),
+        ("one more copy", lambda X, y: residuals(X, y, lambda r, h, n: r / (1 + h))),
+        ("N times too large", lambda X, y: residuals(X, y, lambda r, h, n: r / (1 - n * h))),
+        ("one factor is enough", lambda X, y: residuals(X, y, lambda r, h, n: r / (1 - h) ** 2)),
+    ],
+    "damped_solve": [
+        ("multiplied by the eigenvalues", lambda s, Q, v, d: Q @ ((s + d)[:, None] * (Q.T @ v))),
+        ("damping is missing", lambda s, Q, v, d: Q @ ((Q.T @ v) / s[:, None])),
+        ("after the division", lambda s, Q, v, d: Q @ ((Q.T @ v) * (1 / s + d)[:, None])),
+        ("swapped", lambda s, Q, v, d: Q.T @ ((Q @ v) / (s + d)[:, None])),
+        ("still in the eigenbasis", lambda s, Q, v, d: (Q.T @ v) / (s + d)[:, None]),
+        ("wrong axis", lambda s, Q, v, d: Q @ ((Q.T @ v) / (s + d))),
+    ],
+}
+EXERCISES = list(WRONG)
+
+
+@pytest.mark.parametrize("name", EXERCISES)
+def test_the_solution_passes(name):
+    assert verdict(getattr(checks, name), solution("01", name)).startswith("✓")
+
+
+@pytest.mark.parametrize("stub", [lambda *a: ..., lambda *a: None])
+@pytest.mark.parametrize("name", EXERCISES)
+def test_a_stub_is_not_attempted_yet(name, stub):
+    assert verdict(getattr(checks, name), stub) == "· not attempted yet"
+
+
+@pytest.mark.parametrize("name", EXERCISES)
+def test_a_raising_answer_is_told_so(name):
+    def answer(*arguments):
+        raise ZeroDivisionError("by zero")
+    said = verdict(getattr(checks, name), answer)
+    assert said.startswith("✗") and "ZeroDivisionError" in said
+
+
+@pytest.mark.parametrize("name, words, answer", [(name, *wrong) for name in EXERCISES for wrong in WRONG[name]])
+def test_a_mistake_is_named(name, words, answer):
+    said = verdict(getattr(checks, name), answer)
+    assert said.startswith("✗") and words in said
