@@ -1,12 +1,15 @@
-"""Every exercise of every notebook: the solution passes its check, the stub is told apart, an error is a sentence."""
+"""Every exercise: its check accepts the solution, waits for the stub, and names the mistakes that learners make."""
+from importlib import import_module
+
 import pytest
 from conftest import ROOT
-from exercises import notebook, solution, solution_cells, verdict
+from exercises import notebook, pasted, solution, solution_cells, source, tags, verdict
 
 from helpers import checks
 
 NUMBERS = [path.name[:2] for path in sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))]
 EXERCISES = [(number, name) for number in NUMBERS for name in solution_cells(notebook(number))]
+WRONG = {number: import_module(f"wrong_answers_{number}").WRONG for number in NUMBERS}
 
 
 @pytest.mark.parametrize("number, name", EXERCISES)
@@ -18,10 +21,41 @@ def test_solution_stub_and_error(number, name):
     assert verdict(check, lambda *arguments: 1 / 0).startswith("✗ your function raised ZeroDivisionError")
 
 
+@pytest.mark.parametrize("number, name, words, answer", [
+    (number, name, *wrong) for number, name in EXERCISES for wrong in WRONG[number][name]])
+def test_a_mistake_is_named(number, name, words, answer):
+    said = verdict(getattr(checks, name), answer)
+    assert said.startswith("✗") and words in said
+
+
 @pytest.mark.parametrize("number", NUMBERS)
-def test_every_solution_has_a_stub_that_does_nothing(number):
+def test_each_notebook_has_exercises_with_a_stub_a_check_hints_and_wrong_answers(number):
     content = notebook(number)
-    code = ["".join(cell["source"]) for cell in content["cells"] if cell["cell_type"] == "code"]
-    for name in solution_cells(content):
-        (stub,) = [text for text in code if f"def my_{name}(" in text]
-        assert stub.rstrip().endswith("...") and any(f"checks.{name}(my_{name})" in text for text in code)
+    names, cells = list(solution_cells(content)), content["cells"]
+    assert 3 <= len(names) <= 6 and all(len(WRONG[number][name]) >= 2 for name in names)
+    for name in names:
+        (at,) = [i for i, cell in enumerate(cells) if f"def my_{name}(" in source(cell)]
+        card, stub, check, hints, answer = map(source, cells[at - 1:at + 4])
+        assert card.split("### Exercise")[-1] != card and "Difficulty ●" in card and "minutes" in card
+        assert stub.rstrip().endswith("...") and f"checks.{name}(my_{name})" in check
+        assert hints.count("<details>") >= 2 and "solution" in tags(cells[at + 3]) and f"checks.{name}({name}_solution)" in answer
+        assert sum(f"my_{name}" in source(cell) for cell in cells) == 2  # the stub and its check: nothing leans on it
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_runs_through_with_all_solutions_pasted_in(number):
+    """Run All of a learner who is done: no error, every check passes, and every other text is as stored."""
+    import nbformat
+    from nbclient import NotebookClient
+    content = pasted(notebook(number))
+    done = nbformat.from_dict(content)
+    NotebookClient(done, timeout=900, resources={"metadata": {"path": str(ROOT / "notebooks")}}).execute()
+    for cell, before in zip(done.cells, content["cells"]):
+        if cell.cell_type != "code" or "nbval-ignore-output" in tags(before):
+            continue
+        now, then = printed(cell), printed(before)
+        assert now == then if "checks." not in cell.source else now.startswith("✓")
+
+
+def printed(cell):
+    return "".join("".join(output["text"]) for output in cell["outputs"] if output["output_type"] == "stream")
