@@ -183,3 +183,92 @@ def damped_solve(answer):
 # -- 03 Hessian, K-FAC, EK-FAC --------------------------------------------------------------------
 
 # -- 04 tokenwise attribution ---------------------------------------------------------------------
+
+@check
+def completion_labels(answer):
+    generator = torch.Generator().manual_seed(5)
+    ids, start = [3, 1, 4, 1, 5, 2, 6], 4
+    log_p = torch.randn(len(ids), 8, generator=generator, dtype=torch.float64).log_softmax(-1)  # of a model, by position
+    value = call(answer, ids, start)
+    if not isinstance(value, torch.Tensor) or value.shape != (len(ids),):
+        raise Wrong(f"return a tensor of {len(ids)} labels, one a position")
+    if not ((value == -100) | (value >= 0)).all():
+        raise Wrong("a label is a token id, or −100 where there is no target")
+    def measured(labels):
+        return sum(log_p[t, label] for t, label in enumerate(labels) if label != -100)
+    def sequence(end):  # log p(x_1 … x_end | x_1)
+        return sum(log_p[t, ids[t + 1]] for t in range(end - 1))
+    compare(measured(value.tolist()), sequence(len(ids)) - sequence(start), {
+        "the labels are not shifted: position t predicts x_{t+1}": sum(log_p[t, ids[t]] for t in range(start, len(ids))),
+        "the completion's first token is missing: it is predicted at position start − 1": sequence(len(ids)) - sequence(start + 1),
+        "the prompt is asked about too: mask what predicts the prompt's own tokens": sequence(len(ids)),
+        "one position too many: the prompt's last token is given, not asked": sequence(len(ids)) - sequence(start - 1),
+        "the completion's last token is missing: the slice ended too early": sequence(len(ids) - 1) - sequence(start),
+    }, tolerance=1e-9, what="Σ log p at your labels")
+    return "Σ log p at your labels is log p(prompt and completion) − log p(prompt)"
+
+
+@check
+def token_influence(answer):
+    generator = torch.Generator().manual_seed(6)
+    inputs, W, P, mix = (torch.randn(*size, generator=generator, dtype=torch.float64)
+                         for size in ((6, 4), (3, 4), (3, 4), (6, 6)))
+    inputs[:, -1] = 1
+    copies = W.expand(6, 3, 4).clone().requires_grad_()  # the same weights, but every token has its own
+    written = torch.einsum("toi,ti->to", copies, inputs)
+    written.retain_grad()
+    (mix.tril() @ written).tanh().sum().backward()  # later tokens read earlier ones
+    Ds, N = written.grad, 50
+    truth = (copies.grad * P).sum((1, 2)) / N
+    value = call(answer, inputs, Ds, P, N)
+    compare(value, truth, {
+        "the activations were summed over all tokens: Ds_t belongs with ā_t of the same token": Ds @ P @ inputs.sum(0) / N,
+        "the output gradients were summed over all tokens: Ds_t belongs with ā_t of the same token": Ds.sum(0) @ P @ inputs.T / N,
+        "the factor 1/N is missing: one copy is ε = 1/N": N * truth,
+        "the sign is turned: ∇L_q = −∇f has brought its minus already": -truth,
+        "this is each token's gradient norm: the query (P) is missing": (copies.grad ** 2).sum((1, 2)).sqrt() / N,
+        "the last column was left out: ā carries a 1 for the bias": (copies.grad * P)[..., :-1].sum((1, 2)) / N,
+    }, tolerance=1e-9, what="the influence by token")
+    return "equal to autograd with a copy of the weights for every token"
+
+
+@check
+def on_predicted(answer):
+    values = torch.tensor([0.1, -0.4, 2.0, 0.3, -0.2], dtype=torch.float64)
+    read, told = "Tom hid in the barn".split(), {}
+    for before, after, value in zip(read, read[1:], values):  # what was read, what it was to predict
+        told[after] = value
+    truth = torch.stack([told.get(word, torch.zeros_like(values[0])) for word in read])
+    compare(call(answer, values), truth, {
+        "nothing was moved: this is still align=\"input\"": values,
+        "moved to the left: a value goes from the token read to the one that follows": torch.cat([values[1:], values[:1] * 0]),
+        "moved to the left, and around": values.roll(-1),
+        "the last value came round to the first token, which nothing predicts: put 0 there": values.roll(1),
+    }, tolerance=1e-12, what="the moved profile")
+    return "every value stands on the token it taught, and the first token has none"
+
+
+@check
+def relatif(answer):
+    generator = torch.Generator().manual_seed(7)
+    def draw(*size):
+        return torch.randn(*size, generator=generator, dtype=torch.float64)
+    Q_A, Q_S = (torch.linalg.qr(draw(width, width))[0] for width in (4, 3))
+    Lambda, damping, gradients, scores = draw(3, 4) ** 2, 0.2, draw(5, 3, 4), draw(5)
+    basis = torch.kron(Q_S, Q_A)
+    G = basis @ torch.diag(Lambda.flatten()) @ basis.T + damping * torch.eye(12, dtype=torch.float64)
+    flat = gradients.flatten(1)
+    ihvps = torch.linalg.solve(G, flat.T).T
+    squares = (flat * ihvps).sum(1)
+    value = call(answer, scores, gradients, Q_A, Q_S, Lambda, damping)
+    swapped = ((Q_S @ gradients @ Q_A.T) ** 2 / (Lambda + damping)).sum((1, 2))
+    compare(value, scores / squares.sqrt(), {
+        "the square root is missing: divide by √(rᵀ(G+λI)⁻¹r)": scores / squares,
+        "divided by the gradient's plain length, as the cosine does: the curvature is missing": scores / flat.norm(dim=1),
+        "divided by the length of the iHVP, which asks for the change of the weights, not of the loss": scores / ihvps.norm(dim=1),
+        "you multiplied by Λ + λ where its inverse is needed": scores / ((flat @ G) * flat).sum(1).sqrt(),
+        "multiplied where it should be divided: a story that moves everything must lose rank": scores * squares.sqrt(),
+        "into the eigenbasis it is Q_Sᵀ r Q_A: the eigenvectors stand in columns": scores / swapped.sqrt(),
+        "the damping is missing: divide by Λ + λ": scores / ((Q_S.T @ gradients @ Q_A) ** 2 / Lambda).sum((1, 2)).sqrt(),
+    }, tolerance=1e-8, what="the normalised score")
+    return "equal to the dense computation with (G+λI)⁻¹"
