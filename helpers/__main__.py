@@ -32,7 +32,7 @@ def build_parser():
     add("--method", choices=["ekfac", "kfac", "identity"], default="ekfac", help="curvature (default: %(default)s)")
     add("--scope", default="mlp", help="layers: mlp, all, or a regular expression for their names (default: %(default)s)")
     add("--max-tokens", type=count, default=512, metavar="T", help="cut longer stories (default: %(default)s)")
-    add("--batch-size", type=count, default=32, metavar="B", help="stories in one pass (default: %(default)s)")
+    add("--batch-size", type=count, default=16, metavar="B", help="stories in one pass (default: %(default)s)")
     add("--device", choices=["auto", "cpu", "cuda", "mps"], default="auto")
     add("--damping", type=damping, default="auto", metavar="X", help="λ, or auto: 0.1 × the layer's mean eigenvalue (default)")
     add("--seed", type=seed, default=0, metavar="S", help="of the sampled stories and labels (default: %(default)s)")

@@ -25,7 +25,7 @@ class Setting:
     tokenizer: object
     layers: dict
     corpus: Corpus
-    batch_size: int = 32
+    batch_size: int = 16  # larger ones are slower on a CPU: their attention maps outgrow what malloc keeps
     quiet: bool = False
 
     @property

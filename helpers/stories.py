@@ -364,7 +364,7 @@ def tokenise(stories, tokenizer, max_tokens):
                   truncated=sum(len(ids) > max_tokens for _, ids in kept), skipped=len(stories) - len(kept))
 
 
-def batches(ids, batch_size=32, pad_id=0, max_positions=None):
+def batches(ids, batch_size=16, pad_id=0, max_positions=None):
     """Yield `ids` (a list of lists) as Batch after Batch, shortest first, equal lengths in their order.
 
     A batch has at most `batch_size` rows and, counted with its padding, `max_positions` positions; a sequence
