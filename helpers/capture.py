@@ -88,7 +88,8 @@ class Capture:
     def _hook(self, name):
         def forward(layer, args, output):
             if name in self._records:
-                raise RuntimeError(f"layer {name!r} ran twice in one pass: use a fresh Capture for each pass")
+                raise InputError(f"layer {name!r} ran twice in one pass: leave shared layers out with --scope, and open a "
+                                 "new Capture for each pass")
             inputs = _by_token(args[0].detach())
             if layer.bias is not None:
                 inputs = torch.cat([inputs, torch.ones_like(inputs[..., :1])], dim=-1)
@@ -123,11 +124,16 @@ def backward_pass(model, layers, batch, choose_labels=None) -> tuple[Capture, to
 
     The targets are the batch's labels, or `choose_labels(logits)`. No attention mask is needed:
     padding stands on the right, so causal attention never lets a real token read it, and it has
-    no target, so no gradient reaches it: its Ds are exactly zero.
+    no target, so no gradient reaches it: its Ds are exactly zero. Raises InputError for a layer whose
+    output no gradient reached.
     """
     with frozen(model), torch.enable_grad(), Capture(layers) as captured:
         logits = logits_of(model, batch)
         labels = choose_labels(logits.detach()) if choose_labels else batch.labels
         losses = summed_loss(logits, labels)
         losses.sum().backward()
+    for name, record in captured.items():
+        if record.output_grads is None:
+            raise InputError(f"no gradient came back to the output of layer {name!r}: something behind it works in place, "
+                             "or nothing uses it; leave it out with --scope")
     return captured, losses.detach()

@@ -1,7 +1,9 @@
 """ā and Ds against autograd on the weights themselves, which uses no hooks."""
+from types import SimpleNamespace
+
 import pytest
 import torch
-from conftest import ROUNDING, random_ids, tiny_model
+from conftest import ROUNDING, VOCABULARY, random_ids, tiny_model
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
@@ -102,5 +104,25 @@ def test_hooks_leave_and_parameters_thaw_even_after_an_error():
 
 def test_a_layer_that_runs_twice_is_refused():
     layer = nn.Linear(3, 3)
-    with Capture({"shared": layer}), pytest.raises(RuntimeError, match="twice"):
+    with Capture({"shared": layer}), pytest.raises(InputError, match="twice.*--scope"):
         layer(layer(torch.randn(2, 3)))
+
+
+def test_an_in_place_operation_that_cuts_the_hook_off_is_refused():
+    """With a token axis a linear layer's output is a view; written over, it loses its hook."""
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table, self.first, self.mlp = nn.Embedding(VOCABULARY, 4), nn.Linear(4, 4), nn.Linear(4, 4)
+            self.act, self.head = nn.ReLU(inplace=True), nn.Linear(4, VOCABULARY)
+
+        def forward(self, input_ids, use_cache=False):
+            return SimpleNamespace(logits=self.head(self.act(self.mlp(self.first(self.table(input_ids))))))
+
+    model = Model()
+    (batch,) = batches(random_ids(2))
+    layers = {"first": model.first, "mlp": model.mlp}
+    with pytest.raises(InputError, match="'mlp'.*in place"):
+        backward_pass(model, layers, batch)
+    model.act.inplace = False
+    assert backward_pass(model, layers, batch)[0]["mlp"].output_grads is not None
