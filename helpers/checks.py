@@ -187,17 +187,17 @@ def _draw(seed, *sizes):
 
 
 def _name_shape(value, meanings):
-    """Raises Wrong where the shape of `value` alone gives the mistake away; `meanings` maps shape to message."""
-    if isinstance(value, torch.Tensor) and tuple(value.shape) in meanings:
+    """Raises Wrong where `value` is no tensor, or its shape alone gives the mistake away (`meanings`: shape → message)."""
+    if not isinstance(value, torch.Tensor):
+        raise Wrong(f"return a tensor, not a {type(value).__name__}")
+    if tuple(value.shape) in meanings:
         raise Wrong(meanings[tuple(value.shape)])
 
 
-def _linear(seed, bias, width_in=3, width_out=4):
-    weight, offset = _draw(seed, (width_out, width_in), (width_out,))
-    layer = torch.nn.Linear(width_in, width_out, bias=bias, dtype=torch.float64)
-    layer.weight.data = weight
-    if bias:
-        layer.bias.data = offset
+def _linear(seed, bias):
+    layer = torch.nn.Linear(3, 4, bias=bias, dtype=torch.float64)
+    for parameter, values in zip(layer.parameters(), _draw(seed, (4, 3), (4,))):
+        parameter.data = values
     return layer
 
 
@@ -239,7 +239,7 @@ def make_hook(answer):
             tolerance=1e-10, what="ā" if bias else "ā of a layer without bias")
         if value.requires_grad:
             raise Wrong("the values are right, but still tied to the graph, which then cannot be freed: detach them")
-    return "each row equals ∂s₀/∂[W b]₀ by autograd, with and without bias; the layer's output is untouched"
+    return "equal to ∂s₀/∂[W b]₀ by autograd, with and without bias; the layer works as before"
 
 
 def _token_problem():
@@ -320,7 +320,7 @@ def token_scores(answer):
     if largest.numbers >= 2 * 6 * 4 * 4:
         raise Wrong("the numbers are right, but a tensor of batch·token·out·in was made on the way: "
                     "multiply Ds by P first, then by ā")
-    return "equal to finite differences in which the weights change at one token only, and r_t was never formed"
+    return "equal to finite differences, weights moved at one token only; r_t was never formed"
 
 
 @check
@@ -373,11 +373,10 @@ def find_output_grad(answer):
         value = call(answer, a, candidates, weight_grad)
         if not isinstance(value, (int, torch.Tensor)) or isinstance(value, torch.Tensor) and value.numel() != 1:
             raise Wrong("return one index into the list of candidates")
-        at = int(value)
-        if at != float(value) or not -5 <= at < 5:
-            raise Wrong(f"{value} is no index into the list of five candidates")
-        if names[at] != "Ds":
-            raise Wrong(f"in network {seed + 1} of 8 you picked {names[at]}")
+        if float(value) not in range(-5, 5):
+            raise Wrong(f"{float(value):g} is no index into the list of five candidates")
+        if (picked := names[int(value)]) != "Ds":
+            raise Wrong(f"in network {seed + 1} of 8 you picked {picked}")
     return "Ds was found in eight networks, among five tensors of the same shape"
 
 # -- 03 Hessian, K-FAC, EK-FAC --------------------------------------------------------------------

@@ -63,6 +63,7 @@ WRONG = {
         ("one matrix for each token", lambda a, Ds, mask: torch.einsum("bto,bti->btoi", Ds * mask[..., None], a)),
         ("before they are multiplied: a token", lambda a, Ds, mask: torch.einsum("bto,bui->boi", *(
             x * mask[..., None] for x in (Ds, a)))),
+        ("a tensor, not a list", lambda a, Ds, mask: [one[real].T @ two[real] for one, two, real in zip(Ds, a, mask)]),
         ("padding included", lambda a, Ds, mask: torch.einsum("bto,bui->boi", Ds, a)),
     ],
     "token_scores": [
@@ -91,5 +92,6 @@ WRONG = {
         ("no gradient at all", lambda a, candidates, w: max(range(5), key=lambda at: candidates[at].norm())),
         ("you picked", lambda a, candidates, w: nearest(a, candidates, w, lambda one, other: (one - other).norm(), max)),
         ("return one index", lambda a, candidates, w: candidates[0]),
+        ("no index", lambda a, candidates, w: float("nan")),
     ],
 }
