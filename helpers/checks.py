@@ -180,6 +180,205 @@ def damped_solve(answer):
 
 # -- 02 capturing gradients with hooks ------------------------------------------------------------
 
+def _draw(seed, *sizes):
+    """Seeded normal tensors of the given sizes, float64."""
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(size, generator=generator, dtype=torch.float64) for size in sizes]
+
+
+def _name_shape(value, meanings):
+    """Raises Wrong where `value` is no tensor, or its shape alone gives the mistake away (`meanings`: shape → message)."""
+    if not isinstance(value, torch.Tensor):
+        raise Wrong(f"return a tensor, not a {type(value).__name__}")
+    if tuple(value.shape) in meanings:
+        raise Wrong(meanings[tuple(value.shape)])
+
+
+def _linear(seed, bias):
+    layer = torch.nn.Linear(3, 4, bias=bias, dtype=torch.float64)
+    for parameter, values in zip(layer.parameters(), _draw(seed, (4, 3), (4,))):
+        parameter.data = values
+    return layer
+
+
+def _run_hooked(layer, hook, x, records):
+    """Output of the layer with the learner's hook on it; Wrong when the hook fails, meddles or records nothing."""
+    expected = layer(x)
+    handle = layer.register_forward_hook(hook)
+    try:
+        output = layer(x)
+    except Exception as problem:
+        raise Wrong(f"your hook raised {type(problem).__name__}: {problem}") from None
+    finally:
+        handle.remove()
+    if not isinstance(output, torch.Tensor) or output.shape != expected.shape or not torch.equal(output, expected):
+        raise Wrong("what a forward hook returns replaces the layer's output: store, and return nothing")
+    if not isinstance(records.get("layer"), torch.Tensor):
+        raise Wrong("after the forward pass records[name] holds no tensor")
+    return expected
+
+
+@check
+def make_hook(answer):
+    for bias in (True, False):
+        layer, records, (x,) = _linear(1, bias), {}, _draw(2, (2, 5, 3))
+        x.requires_grad_()  # as everything inside a network does
+        hook = call(answer, records, "layer")
+        if not callable(hook):
+            raise Wrong("return the hook itself, a function of (layer, args, output)")
+        output, value = _run_hooked(layer, hook, x, records), records["layer"]
+        _name_shape(value, {(2, 5, 3): "the 1 is missing: with a bias ā is one entry longer than a"} if bias else
+                    {(2, 5, 4): "a layer without bias needs no 1: ask whether layer.bias is None"})
+        first = [torch.autograd.grad(s[0], list(layer.parameters()), retain_graph=True) for s in output.flatten(0, 1)]
+        truth = torch.stack([torch.cat([parts[0][0], *(part[:1] for part in parts[1:])]) for parts in first])
+        one = torch.ones(2, 5, 1, dtype=x.dtype)
+        compare(value.detach(), truth.view(2, 5, -1), {
+            "that is the layer's output: what it reads stands in args[0]": output.detach(),
+            "the 1 goes behind the inputs, as the last entry: [a; 1]": torch.cat([one, x.detach()], -1),
+        } if bias else {"that is the layer's output: what it reads stands in args[0]": output.detach()},
+            tolerance=1e-10, what="ā" if bias else "ā of a layer without bias")
+        if value.requires_grad:
+            raise Wrong("the values are right, but still tied to the graph, which then cannot be freed: detach them")
+    return "equal to ∂s₀/∂[W b]₀ by autograd, with and without bias; the layer works as before"
+
+
+def _token_problem():
+    """One linear layer, softmax over its outputs at each of 6 positions, of which 6, 4 and 2 are real."""
+    W, x = _draw(3, (4, 4), (3, 6, 3))
+    inputs = torch.cat([x, torch.ones(3, 6, 1, dtype=x.dtype)], -1)
+    mask = torch.arange(6) < torch.tensor([6, 4, 2])[:, None]
+    labels = torch.arange(18).view(3, 6) % 4
+    output_grads = (inputs @ W.T).softmax(-1) - torch.nn.functional.one_hot(labels, 4)
+    return W, inputs, mask, labels, output_grads
+
+
+@check
+def story_gradients(answer):
+    W, inputs, mask, labels, output_grads = _token_problem()
+    value = call(answer, inputs.clone(), output_grads.clone(), mask)
+    weight, truth = W.clone().requires_grad_(), []
+    for a, y, real in zip(inputs, labels, mask):  # each sequence alone, without its padding
+        loss = torch.nn.functional.cross_entropy(a[real] @ weight.T, y[real], reduction="sum")
+        truth.append(torch.autograd.grad(loss, weight)[0])
+    truth, masked, counts = torch.stack(truth), output_grads * mask[..., None], mask.sum(1)[:, None, None]
+    _name_shape(value, {(4, 4): "the sequences are summed: keep the batch axis, one gradient for each",
+                        (3, 6, 4, 4): "that is r_t, one matrix for each token: sum it over the real tokens"})
+    everywhere = output_grads.transpose(1, 2) @ inputs
+    compare(value, truth, {
+        "padding is counted: set Ds to zero where the mask is False": everywhere,
+        "divided by the number of real tokens: L(z) is a sum, and so is its gradient": truth / counts,
+        "divided by the number of positions: L(z) is a sum, and so is its gradient": truth / 6,
+        "transposed: the rows belong to the outputs, (batch, out, in+1)": truth.transpose(1, 2),
+        "Ds and ā are each summed before they are multiplied: a token's Ds belongs to its own ā":
+            masked.sum(1)[:, :, None] * (inputs * mask[..., None]).sum(1)[:, None, :],
+        "Ds and ā are each summed before they are multiplied, padding included":
+            output_grads.sum(1)[:, :, None] * inputs.sum(1)[:, None, :],
+    }, tolerance=1e-8, what="Dθ")
+    return "equal to autograd on each sequence alone, without its padding"
+
+
+class _LargestTensor(torch.utils._python_dispatch.TorchDispatchMode):
+    """Remembers the most numbers any tensor made inside the block has held in memory."""
+    numbers = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor):
+            self.numbers = max(self.numbers, result.untyped_storage().nbytes() // result.element_size())
+        return result
+
+
+@check
+def token_scores(answer):
+    W, P, x, mixing = _draw(5, (4, 4), (4, 4), (2, 6, 3), (6, 6))
+    inputs = torch.cat([x, torch.ones(2, 6, 1, dtype=x.dtype)], -1)
+
+    def loss(s):  # one number a sequence; each token's output matters to the later ones
+        return torch.einsum("bto,ut->buo", s, mixing.tril()).tanh().logsumexp(-1).sum(-1)
+
+    s = (inputs @ W.T).requires_grad_()
+    output_grads = torch.autograd.grad(loss(s).sum(), s)[0]
+    with _LargestTensor() as largest:
+        value = call(answer, inputs.clone(), output_grads.clone(), P)
+    pushed, eye, step = inputs @ P.T, torch.eye(6, dtype=x.dtype)[:, None, :, None], 1e-5
+    up, down = ([loss(s.detach() + sign * at * pushed) for at in eye] for sign in (step, -step))
+    truth = (torch.stack(up, 1) - torch.stack(down, 1)) / (2 * step)
+    _name_shape(value, {(2,): "summed over the tokens: that is the sequence's score, keep one number a token",
+                        (6,): "summed over the batch: keep one row a sequence",
+                        (2, 6, 6): "every Ds_t met every ā_u: a token's Ds belongs to its own ā"})
+    score = lambda Ds, P, a: torch.einsum("bto,oi,bti->bt", Ds, P, a)
+    compare(value, truth, {
+        "the inputs are summed over all positions before they meet Ds_t: only ā_t belongs to token t":
+            score(output_grads, P, inputs.sum(1, keepdim=True).expand_as(inputs)),
+        "the Ds are summed over all positions before they meet ā_t: only Ds_t belongs to token t":
+            score(output_grads.sum(1, keepdim=True).expand_as(output_grads), P, inputs),
+        "P is transposed: its rows belong to the outputs": score(output_grads, P.T, inputs),
+        "P is missing: this is Ds_t · ā_t": (output_grads * inputs).sum(-1),
+        "divided by the number of tokens: scores add up, they are not averaged": truth / 6,
+        "the sign is turned": -truth,
+    }, tolerance=1e-6, what="the scores")
+    if largest.numbers >= 2 * 6 * 4 * 4:
+        raise Wrong("the numbers are right, but a tensor of batch·token·out·in was made on the way: "
+                    "multiply Ds by P first, then by ā")
+    return "equal to finite differences, weights moved at one token only; r_t was never formed"
+
+
+@check
+def conv1d_gradient(answer):
+    from transformers.pytorch_utils import Conv1D
+    layer = Conv1D(5, 5).double()
+    layer.weight.data, layer.bias.data, a, target = _draw(6, (5, 5), (5,), (3, 4, 5), (3, 4, 5))
+    loss = lambda rows, goal: (layer(rows).sin() * goal).sum()
+    output_grads = layer(a).detach().cos() * target
+    value = call(answer, a, output_grads)
+    if not (isinstance(value, tuple) and len(value) == 2 and all(isinstance(part, torch.Tensor) for part in value)):
+        raise Wrong("return two tensors: the gradients of weight (batch, in, out) and of bias (batch, out)")
+    alone = [torch.autograd.grad(loss(*one), [layer.weight, layer.bias]) for one in zip(a, target)]
+    weight, bias = (torch.stack(parts) for parts in zip(*alone))
+    _name_shape(value[0], {(5, 5): "the sequences are summed: keep the batch axis, one gradient for each",
+                           (3, 6, 5): "the 1 of ā has come along: the bias has a tensor of its own"})
+    _name_shape(value[1], {(5,): "the sequences are summed in the bias: keep the batch axis",
+                           (3, 4, 5): "the bias gradient is the sum of Ds_t over the tokens"})
+    compare(value[0], weight, {
+        "transposed: Conv1D keeps its weight as (in, out), so its rows belong to the inputs": weight.transpose(1, 2),
+        "divided by the number of tokens: the gradient is a sum": weight / 4,
+    }, tolerance=1e-8, what="the weight's gradient")
+    compare(value[1], bias, {
+        "the bias gradient is divided by the number of tokens: it is a sum": bias / 4,
+        "the bias gradient is the sum of Ds_t, not of what the layer reads": a.sum(1),
+        "the bias gradient is the sum of Ds_t over tokens: the 1 does not depend on them": torch.full_like(bias, 4),
+    }, tolerance=1e-8, what="the bias's gradient")
+    return "weight and bias equal autograd on each sequence alone, in Conv1D's own layout"
+
+
+def _hooked_somewhere(seed):
+    """A layer inside a small network; the tensors one might have captured around it, shuffled."""
+    V, W, x, target, order = _draw(seed, (6, 6), (6, 6), (3, 4, 6), (3, 4, 6), (5,))
+    W.requires_grad_()
+    a = (x @ V.T).tanh().requires_grad_()
+    s = a @ W.T
+    h = s.tanh()
+    at_input, Ds, after, weight = torch.autograd.grad((h.cumsum(1).sin() * target).sum(), [a, s, h, W])
+    seen = {"Ds": Ds, "the gradient by the layer's *input* (grad_input)": at_input,
+            "the gradient by what the activation writes, one module too late": after,
+            "the layer's output itself, no gradient at all": s.detach(), "Ds of the *mean* loss": Ds / 12}
+    names = [list(seen)[i] for i in order.argsort().tolist()]
+    return a.detach(), [seen[name] for name in names], weight, names
+
+
+@check
+def find_output_grad(answer):
+    for seed in range(8):
+        a, candidates, weight_grad, names = _hooked_somewhere(seed)
+        value = call(answer, a, candidates, weight_grad)
+        if not isinstance(value, (int, torch.Tensor)) or isinstance(value, torch.Tensor) and value.numel() != 1:
+            raise Wrong("return one index into the list of candidates")
+        if float(value) not in range(-5, 5):
+            raise Wrong(f"{float(value):g} is no index into the list of five candidates")
+        if (picked := names[int(value)]) != "Ds":
+            raise Wrong(f"in network {seed + 1} of 8 you picked {picked}")
+    return "Ds was found in eight networks, among five tensors of the same shape"
+
 # -- 03 Hessian, K-FAC, EK-FAC --------------------------------------------------------------------
 
 # -- 04 tokenwise attribution ---------------------------------------------------------------------
