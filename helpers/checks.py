@@ -381,6 +381,165 @@ def find_output_grad(answer):
 
 # -- 03 Hessian, K-FAC, EK-FAC --------------------------------------------------------------------
 
+def _toy_outputs(seed=5, images=12, width=4, hidden=5, classes=3):
+    """A small tanh network as a function θ → logits (images, classes), and a θ."""
+    generator = torch.Generator().manual_seed(seed)
+    def draw(*size):
+        return torch.randn(*size, generator=generator, dtype=torch.float64)
+    x, first = draw(images, width), hidden * (width + 1)
+    def outputs(theta):
+        W, V = theta[:first].view(hidden, width + 1), theta[first:].view(classes, hidden + 1)
+        return torch.tanh(x @ W[:, :-1].T + W[:, -1]) @ V[:, :-1].T + V[:, -1]
+    return outputs, 0.7 * draw(first + classes * (hidden + 1))
+
+
+@check
+def ggn_product(answer):
+    outputs, theta = _toy_outputs()
+    v = torch.linspace(-1, 1, len(theta), dtype=theta.dtype).cos() * theta.flip(0)
+    value = call(answer, outputs, theta, v)
+    J, h = torch.autograd.functional.jacobian(outputs, theta), outputs(theta)
+    p, moved = h.softmax(-1), J @ v
+    bend = torch.diag_embed(p) - p[:, :, None] * p[:, None]
+    pull = lambda u: torch.einsum("nkp,nk->p", J, u) / len(h)
+    truth = pull((bend @ moved[..., None])[..., 0])
+    likely = lambda t: -outputs(t).log_softmax(-1).gather(1, p.argmax(1, keepdim=True)).mean()
+    compare(value, truth, {
+        "N times too large: G belongs to the mean loss": truth * len(h),
+        "the bend is missing: this is JᵀJ v, the Gauss–Newton matrix of squared loss": pull(moved),
+        "the part −p pᵀ is missing: this bends with diag p alone": pull(p * moved),
+        "the sum over classes ran over images too: pᵀu is one number an image (sum(-1, keepdim=True))":
+            pull(p * moved - p * (p * moved).sum()),
+        "the sign of p pᵀ is turned: diag p minus p pᵀ": pull(p * moved + p * (p * moved).sum(-1, keepdim=True)),
+        "logits where probabilities belong: take the softmax first": pull(h * moved - h * (h * moved).sum(-1, keepdim=True)),
+        "this is a product with the Hessian of a loss, not with G: it differentiates J too":
+            torch.autograd.functional.hvp(likely, theta, v)[1],
+    }, tolerance=1e-8, what="G v")
+    return "equal to Jᵀ(diag p − p pᵀ)J v with J from autograd, entry by entry"
+
+
+@check
+def exact_fisher(answer):
+    outputs, theta = _toy_outputs(seed=6)
+    p = outputs(theta).softmax(-1)
+    labels = torch.arange(len(p)) % p.shape[1]
+    each = lambda t: -outputs(t).log_softmax(-1)
+    gradients = torch.autograd.functional.jacobian(each, theta)
+    value = call(answer, gradients, p, labels)
+    truth = torch.autograd.functional.hessian(lambda t: (p * each(t)).sum(-1).mean(), theta)  # the divergence's Hessian
+    rows, mean = gradients[range(len(p)), labels], lambda q: torch.einsum("nc,ncp,ncq->pq", q, gradients, gradients) / len(p)
+    average = torch.einsum("nc,ncp->np", p, gradients)
+    compare(value, truth, {
+        "these are the labels of the data: the empirical Fisher, a different matrix": rows.T @ rows / len(p),
+        "every label weighs the same here: weigh it with p, as the model would draw it": mean(torch.ones_like(p) / p.shape[1]),
+        "the labels are summed without the weights p": mean(torch.ones_like(p)),
+        "only the most likely label is counted: the expectation is over all of them":
+            mean(torch.nn.functional.one_hot(p.argmax(1), p.shape[1]).to(p)),
+        "p is squared: it belongs to the outer product once, not to each gradient": mean(p ** 2),
+        "averaged before the outer product: the mean gradient over the model's own labels is 0":
+            average.T @ average / len(p),
+        "N times too large: F is a mean over examples": truth * len(p),
+        "a mean over labels too: the weights p already sum to 1": truth / p.shape[1],
+    }, tolerance=1e-8, what="the Fisher matrix")
+    return "equal to autograd's Hessian of the divergence from the model's own outputs"
+
+
+@check
+def kron_ihvp(answer):
+    generator = torch.Generator().manual_seed(7)
+    def draw(*size):
+        return torch.randn(*size, generator=generator, dtype=torch.float64)
+    root_a, root_s, V, damping = draw(5, 5), draw(3, 3), draw(3, 5), 0.3
+    A, S = root_a @ root_a.T, root_s @ root_s.T
+    value = call(answer, A, S, V, damping)
+    (a, Q_A), (s, Q_S) = torch.linalg.eigh(A), torch.linalg.eigh(S)
+    values, rotated = torch.outer(s, a), Q_S.T @ V @ Q_A
+    eye = lambda matrix: torch.eye(len(matrix), dtype=matrix.dtype)
+    both = lambda extra: torch.linalg.solve(S + extra * eye(S), V) @ torch.linalg.inv(A + extra * eye(A))
+    dense = lambda matrix: torch.linalg.solve(matrix + damping * eye(matrix), V.flatten()).view_as(V)
+    truth = dense(torch.kron(S, A))
+    compare(value, truth, {
+        "the damping is missing: this is S⁻¹ V A⁻¹": both(0.0),
+        "λ was added to A and to S: then their product has λ² and cross terms; add it to λ_S λ_A": both(damping),
+        "√λ was added to A and to S: that leaves cross terms; add λ to λ_S λ_A": both(damping ** 0.5),
+        "you multiplied by λ_S λ_A + λ where its inverse is needed": Q_S @ (rotated * (values + damping)) @ Q_A.T,
+        "still in the eigenbasis: go back with Q_S … Q_Aᵀ": rotated / (values + damping),
+        "Q and Qᵀ are swapped: eigenvectors are columns, so Q_Sᵀ V Q_A goes into the basis":
+            Q_S.T @ ((Q_S @ V @ Q_A.T) / (values + damping)) @ Q_A,
+        "eigenvalues are added where they are multiplied: S ⊗ A has λ_S · λ_A":
+            Q_S @ (rotated / (s[:, None] + a + damping)) @ Q_A.T,
+        "the order is turned: rows of V belong to S, columns to A (this is A ⊗ S on V.flatten())": dense(torch.kron(A, S)),
+    }, tolerance=1e-8, what="(S ⊗ A + λI)⁻¹ V")
+    return "equal to the dense solve with the 15 × 15 matrix S ⊗ A + λI"
+
+
+@check
+def ekfac_eigenvalues(answer):
+    generator = torch.Generator().manual_seed(8)
+    def draw(*size):
+        return torch.randn(*size, generator=generator, dtype=torch.float64)
+    N, m, n = 30, 3, 4
+    a, s = draw(N, 2, n) @ draw(n, n), draw(N, 2, m) @ draw(m, m) + 0.5
+    gradients = s.transpose(1, 2) @ a  # two tokens a sequence
+    A, S = (x.flatten(0, 1).T @ x.flatten(0, 1) / (2 * N) for x in (a, s))
+    (values_a, Q_A), (values_s, Q_S) = torch.linalg.eigh(A), torch.linalg.eigh(S)
+    value = call(answer, gradients, Q_A, Q_S)
+    basis, rows = torch.kron(Q_S, Q_A), gradients.flatten(1)
+    truth = torch.diag(basis.T @ (rows.T @ rows / N) @ basis).view(m, n)
+    rotated = Q_S.T @ gradients @ Q_A
+    compare(value, truth, {
+        "averaged before squaring: Λ is a second moment, first square, then mean": rotated.mean(0) ** 2,
+        "a sum over sequences where a mean belongs": truth * N,
+        "the square is missing: this is the mean rotated gradient": rotated.mean(0),
+        "the mean was taken away first: Λ is a second moment, not a variance": rotated.var(0, correction=0),
+        "rotated the wrong way: eigenvectors are columns, so Q_Sᵀ Dθ Q_A":
+            ((Q_S @ gradients @ Q_A.T) ** 2).mean(0),
+        "Q_S is not transposed: Q_Sᵀ Dθ Q_A": ((Q_S @ gradients @ Q_A) ** 2).mean(0),
+        "Q_A is transposed: Q_Sᵀ Dθ Q_A": ((Q_S.T @ gradients @ Q_A.T) ** 2).mean(0),
+        "not rotated: this is the diagonal in the weights' own axes": (gradients ** 2).mean(0),
+        "absolute values where squares belong": rotated.abs().mean(0),
+    }, tolerance=1e-8, what="Λ")
+    return "equal to the diagonal of (Q_S ⊗ Q_A)ᵀ F (Q_S ⊗ Q_A) with the dense F"
+
+
+@check
+def cg(answer):
+    generator = torch.Generator().manual_seed(9)
+    def draw(*size):
+        return torch.randn(*size, generator=generator, dtype=torch.float64)
+    root, v, steps = draw(8, 8), draw(8), 4
+    M = root @ root.T / 8 + 0.2 * torch.eye(8, dtype=torch.float64)
+    value = call(answer, lambda d: M @ d, v, steps)
+    krylov = torch.linalg.qr(torch.stack([torch.linalg.matrix_power(M, k) @ v for k in range(8)], dim=1)).Q
+    best = lambda k: krylov[:, :k] @ torch.linalg.solve(krylov[:, :k].T @ M @ krylov[:, :k], krylov[:, :k].T @ v)
+    compare(value, best(steps), _cg_mistakes(M, v, steps) | {
+        "one step too many": best(steps + 1), "one step too few": best(steps - 1),
+        "this is the residual v − Mx: return x": v - M @ best(steps),
+        "this is the full solution: take exactly `steps` steps": torch.linalg.solve(M, v),
+    }, tolerance=1e-6, what="x")
+    if not _equal(call(answer, lambda d: M @ d, v, 8), torch.linalg.solve(M, v), 1e-6):
+        raise Wrong("right after 4 steps, but after 8 the 8 × 8 system should be solved")
+    return "the best x of each Krylov space, and after 8 steps the dense solution of an 8 × 8 system"
+
+
+def _cg_mistakes(M, v, steps):
+    def run(beta, turn=1, stale=False):
+        x, r, d = torch.zeros_like(v), v, v
+        for _ in range(steps):
+            alpha = (r @ r) / (d @ M @ d)
+            x, new = x + alpha * d, r - turn * alpha * (M @ d)
+            d, r = (r if stale else new) + beta(new, r) * d, new
+        return x
+    square = lambda new, old: (new @ new) / (old @ old)
+    return {
+        "every direction is the bare residual: this is steepest descent, β is missing": run(lambda new, old: 0.0),
+        "β is upside down: new over old": run(lambda new, old: 1 / square(new, old)),
+        "β = 1 all along: `old` was taken after r had changed": run(lambda new, old: 1.0),
+        "β lacks a square: r·r over r·r, not |r| over |r|": run(lambda new, old: square(new, old) ** 0.5),
+        "the residual moves the wrong way: r − αMd": run(square, turn=-1),
+        "the new direction starts from the old residual: update r first": run(square, stale=True),
+    }
+
 # -- 04 tokenwise attribution ---------------------------------------------------------------------
 
 @check
