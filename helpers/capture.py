@@ -91,8 +91,8 @@ class Capture:
                 raise InputError(f"layer {name!r} ran twice in one pass: leave shared layers out with --scope, and open a "
                                  "new Capture for each pass")
             inputs = _by_token(args[0].detach())
-            if layer.bias is not None:
-                inputs = torch.cat([inputs, torch.ones_like(inputs[..., :1])], dim=-1)
+            ones = [torch.ones_like(inputs[..., :1])] if layer.bias is not None else []
+            inputs = torch.cat([inputs, *ones], dim=-1)  # a copy in any case: the model may overwrite what it has read
             record = self._records[name] = Captured(inputs)
             if not output.requires_grad:  # every parameter below is frozen: the graph starts here
                 output.requires_grad_()

@@ -48,7 +48,10 @@ def compare(value, truth, mistakes=None, tolerance=1e-4, what="your result"):
 
     `mistakes` maps a message to the value that this misconception gives; the first that fits is told.
     """
-    value, truth = torch.as_tensor(value).double(), torch.as_tensor(truth).double()
+    try:
+        value, truth = torch.as_tensor(value).double(), torch.as_tensor(truth).double()
+    except (TypeError, ValueError, RuntimeError):
+        raise Wrong(f"{what} is a {type(value).__name__} that holds no numbers: return a tensor") from None
     if value.shape != truth.shape:
         raise Wrong(f"{what} has shape {tuple(value.shape)}, expected {tuple(truth.shape)}")
     if not torch.isfinite(value).all():

@@ -126,3 +126,12 @@ def test_an_in_place_operation_that_cuts_the_hook_off_is_refused():
         backward_pass(model, layers, batch)
     model.act.inplace = False
     assert backward_pass(model, layers, batch)[0]["mlp"].output_grads is not None
+
+
+def test_inputs_stay_what_they_were_when_the_model_overwrites_them():
+    layer, x = nn.Linear(3, 3, bias=False), torch.randn(2, 5, 3)
+    before = x.clone()
+    with Capture({"layer": layer}) as captured:
+        layer(x)
+        x.add_(1)
+    torch.testing.assert_close(captured["layer"].inputs, before, rtol=0, atol=0)

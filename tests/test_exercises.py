@@ -2,6 +2,7 @@
 from importlib import import_module
 
 import pytest
+import torch
 from conftest import ROOT
 from exercises import notebook, pasted, solution, solution_cells, source, tags, verdict
 
@@ -19,6 +20,9 @@ def test_solution_stub_and_error(number, name):
     assert verdict(check, lambda *arguments: ...) == "· not attempted yet"
     assert verdict(check, lambda *arguments: None) == "· not attempted yet"
     assert verdict(check, lambda *arguments: 1 / 0).startswith("✗ your function raised ZeroDivisionError")
+    for nonsense in ("text", [None], {}, torch.tensor(float("nan")), (torch.zeros(2), "x"), object()):
+        assert verdict(check, lambda *arguments: nonsense).startswith("✗")
+    assert verdict(check, 3).startswith("✗")
 
 
 @pytest.mark.parametrize("number, name, words, answer", [
