@@ -70,13 +70,17 @@ def _equal(one, other, tolerance):
     return (one - other).abs().max() <= tolerance * other.abs().max()
 
 
+def _draws(seed):
+    """A function of sizes that gives standard normal numbers, float64, from a stream of its own."""
+    generator = torch.Generator().manual_seed(seed)
+    return lambda *size: torch.randn(*size, generator=generator, dtype=torch.float64)
+
+
 # -- 01 influence functions -----------------------------------------------------------------------
 
 def _linear_data(seed, count, width):
     """Correlated features of unequal size with a column of ones, and targets: X (count, width + 1), y (count,)."""
-    generator = torch.Generator().manual_seed(seed)
-    def draw(*size):
-        return torch.randn(*size, generator=generator, dtype=torch.float64)
+    draw = _draws(seed)
     X = torch.cat([draw(count, width) @ (draw(width, width) + 2 * torch.eye(width)), torch.ones(count, 1)], dim=1)
     return X, X @ draw(width + 1) + 0.7 * draw(count)
 
@@ -160,8 +164,8 @@ def loo_residuals(answer):
 
 @check
 def damped_solve(answer):
-    generator = torch.Generator().manual_seed(4)
-    root, v = (torch.randn(5, 5, generator=generator, dtype=torch.float64) for _ in range(2))
+    draw = _draws(4)
+    root, v = draw(5, 5), draw(5, 5)
     matrix, damping = root @ root.T, 0.3
     values, Q = torch.linalg.eigh(matrix)
     value = call(answer, values, Q, v, damping)
@@ -185,8 +189,8 @@ def damped_solve(answer):
 
 def _draw(seed, *sizes):
     """Seeded normal tensors of the given sizes, float64."""
-    generator = torch.Generator().manual_seed(seed)
-    return [torch.randn(size, generator=generator, dtype=torch.float64) for size in sizes]
+    draw = _draws(seed)
+    return [draw(*size) for size in sizes]
 
 
 def _name_shape(value, meanings):
@@ -386,9 +390,7 @@ def find_output_grad(answer):
 
 def _toy_outputs(seed=5, images=12, width=4, hidden=5, classes=3):
     """A small tanh network as a function θ → logits (images, classes), and a θ."""
-    generator = torch.Generator().manual_seed(seed)
-    def draw(*size):
-        return torch.randn(*size, generator=generator, dtype=torch.float64)
+    draw = _draws(seed)
     x, first = draw(images, width), hidden * (width + 1)
     def outputs(theta):
         W, V = theta[:first].view(hidden, width + 1), theta[first:].view(classes, hidden + 1)
@@ -449,9 +451,7 @@ def exact_fisher(answer):
 
 @check
 def kron_ihvp(answer):
-    generator = torch.Generator().manual_seed(7)
-    def draw(*size):
-        return torch.randn(*size, generator=generator, dtype=torch.float64)
+    draw = _draws(7)
     root_a, root_s, V, damping = draw(5, 5), draw(3, 3), draw(3, 5), 0.3
     A, S = root_a @ root_a.T, root_s @ root_s.T
     value = call(answer, A, S, V, damping)
@@ -478,9 +478,7 @@ def kron_ihvp(answer):
 
 @check
 def ekfac_eigenvalues(answer):
-    generator = torch.Generator().manual_seed(8)
-    def draw(*size):
-        return torch.randn(*size, generator=generator, dtype=torch.float64)
+    draw = _draws(8)
     N, m, n = 30, 3, 4
     a, s = draw(N, 2, n) @ draw(n, n), draw(N, 2, m) @ draw(m, m) + 0.5
     gradients = s.transpose(1, 2) @ a  # two tokens a sequence
@@ -507,9 +505,7 @@ def ekfac_eigenvalues(answer):
 
 @check
 def cg(answer):
-    generator = torch.Generator().manual_seed(9)
-    def draw(*size):
-        return torch.randn(*size, generator=generator, dtype=torch.float64)
+    draw = _draws(9)
     root, v, steps = draw(8, 8), draw(8), 4
     M = root @ root.T / 8 + 0.2 * torch.eye(8, dtype=torch.float64)
     value = call(answer, lambda d: M @ d, v, steps)
@@ -547,9 +543,8 @@ def _cg_mistakes(M, v, steps):
 
 @check
 def completion_labels(answer):
-    generator = torch.Generator().manual_seed(5)
     ids, start = [3, 1, 4, 1, 5, 2, 6], 4
-    log_p = torch.randn(len(ids), 8, generator=generator, dtype=torch.float64).log_softmax(-1)  # of a model, by position
+    log_p = _draws(5)(len(ids), 8).log_softmax(-1)  # of a model, by position
     value = call(answer, ids, start)
     if not isinstance(value, torch.Tensor) or value.shape != (len(ids),):
         raise Wrong(f"return a tensor of {len(ids)} labels, one a position")
@@ -571,9 +566,8 @@ def completion_labels(answer):
 
 @check
 def token_influence(answer):
-    generator = torch.Generator().manual_seed(6)
-    inputs, W, P, mix = (torch.randn(*size, generator=generator, dtype=torch.float64)
-                         for size in ((6, 4), (3, 4), (3, 4), (6, 6)))
+    draw = _draws(6)
+    inputs, W, P, mix = draw(6, 4), draw(3, 4), draw(3, 4), draw(6, 6)
     inputs[:, -1] = 1
     copies = W.expand(6, 3, 4).clone().requires_grad_()  # the same weights, but every token has its own
     written = torch.einsum("toi,ti->to", copies, inputs)
@@ -611,9 +605,7 @@ def on_predicted(answer):
 
 @check
 def relatif(answer):
-    generator = torch.Generator().manual_seed(7)
-    def draw(*size):
-        return torch.randn(*size, generator=generator, dtype=torch.float64)
+    draw = _draws(7)
     Q_A, Q_S = (torch.linalg.qr(draw(width, width))[0] for width in (4, 3))
     Lambda, damping, gradients, scores = draw(3, 4) ** 2, 0.2, draw(5, 3, 4), draw(5)
     basis = torch.kron(Q_S, Q_A)
