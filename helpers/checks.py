@@ -97,6 +97,7 @@ def _refits_without(X, y):
 
 @check
 def ridge_influence(answer):
+    """`answer(X (N, p), y (N,), ridge, index) → dθ*/dε (p,)`, against finite differences of refits in ε."""
     X, y = _linear_data(seed=1, count=40, width=4)
     ridge, index, step = 0.6, 7, 1e-5
     value = call(answer, X, y, ridge, index)
@@ -124,6 +125,7 @@ def ridge_influence(answer):
 
 @check
 def removal_effect(answer):
+    """`answer(query_gradient (p,), H (p, p), gradients (N, p)) → (N,)` nats, against a refit without each example."""
     X, y = _linear_data(seed=2, count=500, width=3)
     x_q, y_q = torch.tensor([1.5, -1.0, 2.0, 1.0], dtype=torch.float64), 0.0
     theta = _refit(X, y, torch.ones_like(y))
@@ -145,6 +147,7 @@ def removal_effect(answer):
 
 @check
 def loo_residuals(answer):
+    """`answer(X (N, p), y (N,)) → (N,)`, against a refit without each example."""
     X, y = _linear_data(seed=3, count=16, width=3)
     value = call(answer, X, y)
     truth = (_refits_without(X, y) * X).sum(1) - y
@@ -164,6 +167,7 @@ def loo_residuals(answer):
 
 @check
 def damped_solve(answer):
+    """`answer(values (p,), vectors (p, p), v (p, k), damping) → (p, k)`, against a dense solve."""
     draw = _draws(4)
     root, v = draw(5, 5), draw(5, 5)
     matrix, damping = root @ root.T, 0.3
@@ -227,6 +231,7 @@ def _run_hooked(layer, hook, x, records):
 
 @check
 def make_hook(answer):
+    """`answer(records, name) → hook`, against ∂s/∂[W b] by autograd."""
     for bias in (True, False):
         layer, records, (x,) = _linear(1, bias), {}, _draw(2, (2, 5, 3))
         x.requires_grad_()  # as everything inside a network does
@@ -261,6 +266,7 @@ def _token_problem():
 
 @check
 def story_gradients(answer):
+    """`answer(inputs (B, T, in+1), output_grads (B, T, out), mask (B, T)) → (B, out, in+1)`, against autograd alone."""
     W, inputs, mask, labels, output_grads = _token_problem()
     value = call(answer, inputs.clone(), output_grads.clone(), mask)
     weight, truth = W.clone().requires_grad_(), []
@@ -297,6 +303,7 @@ class _LargestTensor(torch.utils._python_dispatch.TorchDispatchMode):
 
 @check
 def token_scores(answer):
+    """`answer(inputs (B, T, in+1), output_grads (B, T, out), P (out, in+1)) → (B, T)`, against finite differences."""
     W, P, x, mixing = _draw(5, (4, 4), (4, 4), (2, 6, 3), (6, 6))
     inputs = torch.cat([x, torch.ones(2, 6, 1, dtype=x.dtype)], -1)
 
@@ -332,6 +339,7 @@ def token_scores(answer):
 
 @check
 def conv1d_gradient(answer):
+    """`answer(a (B, T, in), output_grads (B, T, out)) → (B, in, out), (B, out)`, against autograd alone."""
     from transformers.pytorch_utils import Conv1D
     layer = Conv1D(5, 5).double()
     layer.weight.data, layer.bias.data, a, target = _draw(6, (5, 5), (5,), (3, 4, 5), (3, 4, 5))
@@ -375,6 +383,7 @@ def _hooked_somewhere(seed):
 
 @check
 def find_output_grad(answer):
+    """`answer(a, candidates, weight_grad) → index`, in networks where the tensors are known."""
     for seed in range(8):
         a, candidates, weight_grad, names = _hooked_somewhere(seed)
         value = call(answer, a, candidates, weight_grad)
@@ -400,6 +409,7 @@ def _toy_outputs(seed=5, images=12, width=4, hidden=5, classes=3):
 
 @check
 def ggn_product(answer):
+    """`answer(outputs, theta (P,), v (P,)) → Gv (P,)`, against autograd's Jacobian."""
     outputs, theta = _toy_outputs()
     v = torch.linspace(-1, 1, len(theta), dtype=theta.dtype).cos() * theta.flip(0)
     value = call(answer, outputs, theta, v)
@@ -425,6 +435,7 @@ def ggn_product(answer):
 
 @check
 def exact_fisher(answer):
+    """`answer(gradients (N, C, P), p (N, C), labels (N,)) → (P, P)`, against autograd's Hessian of the divergence."""
     outputs, theta = _toy_outputs(seed=6)
     p = outputs(theta).softmax(-1)
     labels = torch.arange(len(p)) % p.shape[1]
@@ -451,6 +462,7 @@ def exact_fisher(answer):
 
 @check
 def kron_ihvp(answer):
+    """`answer(A (n, n), S (m, m), V (m, n), damping) → (m, n)`, against a dense solve."""
     draw = _draws(7)
     root_a, root_s, V, damping = draw(5, 5), draw(3, 3), draw(3, 5), 0.3
     A, S = root_a @ root_a.T, root_s @ root_s.T
@@ -478,6 +490,7 @@ def kron_ihvp(answer):
 
 @check
 def ekfac_eigenvalues(answer):
+    """`answer(gradients (N, m, n), Q_A (n, n), Q_S (m, m)) → Λ (m, n)`, against the dense matrix."""
     draw = _draws(8)
     N, m, n = 30, 3, 4
     a, s = draw(N, 2, n) @ draw(n, n), draw(N, 2, m) @ draw(m, m) + 0.5
@@ -505,6 +518,7 @@ def ekfac_eigenvalues(answer):
 
 @check
 def cg(answer):
+    """`answer(matvec, v (P,), steps) → x (P,)`, against the best x of each Krylov space."""
     draw = _draws(9)
     root, v, steps = draw(8, 8), draw(8), 4
     M = root @ root.T / 8 + 0.2 * torch.eye(8, dtype=torch.float64)
@@ -543,6 +557,7 @@ def _cg_mistakes(M, v, steps):
 
 @check
 def completion_labels(answer):
+    """`answer(ids, start) → labels (T,)`, against log p(prompt and completion) − log p(prompt)."""
     ids, start = [3, 1, 4, 1, 5, 2, 6], 4
     log_p = _draws(5)(len(ids), 8).log_softmax(-1)  # of a model, by position
     value = call(answer, ids, start)
@@ -566,6 +581,7 @@ def completion_labels(answer):
 
 @check
 def token_influence(answer):
+    """`answer(inputs (T, in+1), output_grads (T, out), P (out, in+1), n_train) → (T,)` nats, against autograd by token."""
     draw = _draws(6)
     inputs, W, P, mix = draw(6, 4), draw(3, 4), draw(3, 4), draw(6, 6)
     inputs[:, -1] = 1
@@ -589,6 +605,7 @@ def token_influence(answer):
 
 @check
 def on_predicted(answer):
+    """`answer(values (T,)) → (T,)`, against a list of words read and told."""
     values = torch.tensor([0.1, -0.4, 2.0, 0.3, -0.2], dtype=torch.float64)
     read, told = "Tom hid in the barn".split(), {}
     for before, after, value in zip(read, read[1:], values):  # what was read, what it was to predict
@@ -605,6 +622,7 @@ def on_predicted(answer):
 
 @check
 def relatif(answer):
+    """`answer(scores (B,), gradients (B, out, in+1), Q_A, Q_S, Lambda, damping) → (B,)`, against a dense solve."""
     draw = _draws(7)
     Q_A, Q_S = (torch.linalg.qr(draw(width, width))[0] for width in (4, 3))
     Lambda, damping, gradients, scores = draw(3, 4) ** 2, 0.2, draw(5, 3, 4), draw(5)
