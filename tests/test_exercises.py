@@ -1,4 +1,5 @@
 """Every exercise: its check accepts the solution, waits for the stub, and names the mistakes that learners make."""
+import json
 from importlib import import_module
 
 import pytest
@@ -52,7 +53,7 @@ def test_runs_through_with_all_solutions_pasted_in(number):
     import nbformat
     from nbclient import NotebookClient
     content = pasted(notebook(number))
-    done = nbformat.from_dict(content)
+    done = nbformat.reads(json.dumps(content), as_version=4)
     NotebookClient(done, timeout=900, resources={"metadata": {"path": str(ROOT / "notebooks")}}).execute()
     for cell, before in zip(done.cells, content["cells"]):
         if cell.cell_type != "code" or "nbval-ignore-output" in tags(before):
