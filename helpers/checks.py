@@ -643,3 +643,117 @@ def relatif(answer):
         "the damping is missing: divide by Λ + λ": scores / ((Q_S.T @ gradients @ Q_A) ** 2 / Lambda).sum((1, 2)).sqrt(),
     }, tolerance=1e-8, what="the normalised score")
     return "equal to the dense computation with (G+λI)⁻¹"
+
+
+# -- 05 the flat attribution bug ------------------------------------------------------------------
+
+def _toy_story(seed, length, W):
+    """ā, Ds and r_t of a layer W whose positions are mixed behind it, r_t by autograd with a copy of W for every token."""
+    draw = _draws(seed)
+    a = torch.cat([draw(length, W.shape[1] - 1), torch.ones(length, 1, dtype=W.dtype)], 1)
+    copies = W.expand(length, -1, -1).clone().requires_grad_()
+    s = torch.einsum("toi,ti->to", copies, a)
+    mixed = torch.tril(torch.rand(length, length, generator=torch.Generator().manual_seed(seed), dtype=W.dtype)) @ s.tanh()
+    loss = torch.nn.functional.cross_entropy(mixed, torch.arange(length) % len(W), reduction="sum")
+    parts, output_grads = torch.autograd.grad(loss, (copies, s))
+    return a, output_grads.detach(), parts
+
+
+def _clinic():
+    """One layer, a query, two stories: the pieces a pipeline gets, r_t of each sequence, and G as a matrix."""
+    draw = _draws(5)
+    W, roots = draw(3, 5), (draw(5, 5), draw(3, 3))
+    A, S = (root @ root.T for root in roots)
+    (values_a, Q_A), (values_s, Q_S) = map(torch.linalg.eigh, (A, S))
+    sequences = {name: _toy_story(seed, length, W) for name, (seed, length) in {"query": (11, 4), "story": (12, 6)}.items()}
+    return sequences, (Q_A, Q_S, torch.outer(values_s, values_a), 0.3, 50), torch.kron(S, A)
+
+
+def _symptoms(answer, sequences, factors, G):
+    """What is wrong with a pipeline, each found by running it: a list of findings, empty where it is healthy."""
+    (*query, r_q), (a, s, r), (*_, damping, n_train) = sequences["query"], sequences["story"], factors
+    damped = G + damping * torch.eye(len(G), dtype=G.dtype)
+    ihvp = torch.linalg.solve(damped, r_q.sum(0).flatten()).view(r_q.shape[1:])
+    run = lambda a, s: torch.as_tensor(call(answer, tuple(query), (a, s), *factors)).double()
+    value, found = run(a, s), []
+    off = abs(value.sum() / ((ihvp * r).sum() / n_train) - 1)
+    if off > 1e-6:
+        found.append(f"the sum over tokens is off by {off:.0%} from qᵀ(G+λI)⁻¹r by a dense solve")
+    for what, changed in (("ā", (_doubled(a), s)), ("Ds", (a, _doubled(s)))):
+        moved = (run(*changed) - value).abs() > 1e-9 * value.abs().max()
+        if not moved[2]:
+            found.append(f"doubling {what} of token 2 of the story leaves value 2 as it was")
+        if moved.sum() > moved[2]:
+            found.append(f"doubling {what} of token 2 of the story moves {moved.sum() - moved[2].long()} other values")
+    units = [(i, j) for i in range(ihvp.shape[0]) for j in range(ihvp.shape[1])]
+    one = lambda size, at: torch.eye(size, dtype=a.dtype)[at:at + 1]
+    read = torch.stack([run(one(ihvp.shape[1], j), one(ihvp.shape[0], i)).sum() for i, j in units]) * n_train
+    gap = (damped @ read - r_q.sum(0).flatten()).norm() / r_q.sum(0).norm()
+    if gap > 1e-6:
+        found.append(f"one-token stories read out your iHVP: (G+λI) times it misses the query's gradient by {gap:.0%}")
+    return found
+
+
+def _doubled(rows, at=2):
+    return torch.cat([rows[:at], 2 * rows[at:at + 1], rows[at + 1:]])
+
+
+def _examine(answer):
+    """The verdict on one mended pipeline of the clinic."""
+    sequences, factors, G = _clinic()
+    (*query, r_q), (a, s, r), (*_, damping, n_train) = sequences["query"], sequences["story"], factors
+    value = call(answer, tuple(query), (a, s), *factors)
+    flat = torch.linalg.solve(G + damping * torch.eye(len(G), dtype=G.dtype), r_q.sum(0).flatten())
+    truth = r.flatten(1) @ flat / n_train
+    if isinstance(value, torch.Tensor) and value.shape == (len(query[0]),):
+        raise Wrong(f"{len(value)} values for a story of {len(a)} tokens; the query has {len(query[0])}")
+    try:
+        compare(value, truth, {}, tolerance=1e-6, what="the token influences")
+    except Wrong as reason:
+        plain = isinstance(value, torch.Tensor) and value.shape == truth.shape and torch.isfinite(value).all()
+        raise Wrong("; ".join(_symptoms(answer, sequences, factors, G)) or str(reason)) if plain else reason from None
+    return "every value equals autograd with a copy of the weights for each token, and a dense solve with G+λI"
+
+
+@check
+def mend_a(answer):
+    """`answer(query (ā, Ds), story (ā, Ds), Q_A, Q_S, Lambda, damping, n_train) → (T,)`, see `_examine`."""
+    return _examine(answer)
+
+
+@check
+def mend_b(answer):
+    """As `mend_a`."""
+    return _examine(answer)
+
+
+@check
+def mend_c(answer):
+    """As `mend_a`."""
+    return _examine(answer)
+
+
+@check
+def moves_alone(answer):
+    """`answer(split, inputs (T, in+1), output_grads (T, out)) → bool`, tried on one right split and five wrong ones."""
+    draw = _draws(8)
+    a, s, P, a_q, s_q = draw(6, 4), draw(6, 3), draw(3, 4), draw(6, 4), draw(6, 3)
+    right = lambda a, s: torch.einsum("to,oi,ti->t", s, P, a)
+    summed = lambda a, s: (s @ P) @ a.sum(0)
+    wrong = {
+        "one that does not look at the story at all": lambda a, s: right(a_q, s_q),
+        "one that splits the query by token and only scales with the story": lambda a, s: ((s_q @ (s.T @ a)) * a_q).sum(1),
+        "one that sums ā over all tokens": summed,
+        "one that sums Ds over all tokens": lambda a, s: a @ (P.T @ s.sum(0)),
+        "one that sums ā over all tokens and rescales, so that the total is right":
+            lambda a, s: summed(a, s) * right(a, s).sum() / summed(a, s).sum(),
+    }
+    verdicts = {name: call(answer, split, a.clone(), s.clone()) for name, split in {"": right, **wrong}.items()}
+    for value in verdicts.values():
+        if not (isinstance(value, bool) or isinstance(value, torch.Tensor) and value.dtype == torch.bool and value.numel() == 1):
+            raise Wrong(f"return True or False, not a {type(value).__name__}")
+    if not verdicts.pop(""):
+        raise Wrong("your test turns down the right split")
+    if passed := [name for name, value in verdicts.items() if value]:
+        raise Wrong(f"your test lets {len(passed)} of 5 wrong splits pass: {'; '.join(passed)}")
+    return "accepts the right split and turns down five wrong ones"
