@@ -698,8 +698,10 @@ def _doubled(rows, at=2):
     return torch.cat([rows[:at], 2 * rows[at:at + 1], rows[at + 1:]])
 
 
-def _examine(answer):
-    """The verdict on one mended pipeline of the clinic."""
+@check
+def mend_a(answer):
+    """`answer(query (ā, Ds), story (ā, Ds), Q_A, Q_S, Lambda, damping, n_train) → (T,)`, against autograd by token and a
+    dense solve."""
     sequences, factors, G = _clinic()
     (*query, r_q), (a, s, r), (*_, damping, n_train) = sequences["query"], sequences["story"], factors
     value = call(answer, tuple(query), (a, s), *factors)
@@ -715,22 +717,7 @@ def _examine(answer):
     return "every value equals autograd with a copy of the weights for each token, and a dense solve with G+λI"
 
 
-@check
-def mend_a(answer):
-    """`answer(query (ā, Ds), story (ā, Ds), Q_A, Q_S, Lambda, damping, n_train) → (T,)`, see `_examine`."""
-    return _examine(answer)
-
-
-@check
-def mend_b(answer):
-    """As `mend_a`."""
-    return _examine(answer)
-
-
-@check
-def mend_c(answer):
-    """As `mend_a`."""
-    return _examine(answer)
+mend_b = mend_c = mend_a  # whoever the patient was, what counts is what the mended pipeline does
 
 
 @check
