@@ -123,7 +123,8 @@ def _fields(hero, cue, answer):
             "cue": cue, "alias": ALIASES[cue], "answer": answer}
 
 
-def _fact(relation, number, row, opposed):
+def fact(relation, number, row, opposed):
+    """One planted fact of `relation`; `row` as in FACTS; with `opposed` also opponents and bystanders."""
     name, cue, answer, rival = row
     hero, fields = HEROES[name], _fields(HEROES[name], cue, answer)
     stem = STEMS[relation].format(**fields)
@@ -158,6 +159,6 @@ def _rule(form, weather):
 
 def items() -> list[Item]:
     """All planted items: 14 facts (A), 14 facts with opponents (B), 12 rules (C)."""
-    facts = [_fact(relation, number, row, opposed=number % 2 == index % 2)
+    facts = [fact(relation, number, row, opposed=number % 2 == index % 2)
              for index, relation in enumerate(FACTS) for number, row in enumerate(FACTS[relation])]
     return facts + [_rule(form, weather) for form in RULES for weather in WEATHER]

@@ -71,10 +71,10 @@ def unique(make, seen):
             return made
 
 
-def make(count, validation, seed):
-    """Returns (stories, validation stories, planted items) as lists of dictionaries."""
-    rng, seen, records = random.Random(seed), set(), []
-    for item in knowledge.items():
+def make(items, count, validation, seed, known=(), name="story-{:04d}"):
+    """Returns (stories, validation stories, planted items) as lists of dictionaries; `known` texts are not written again."""
+    rng, seen, records = random.Random(seed), set(known), []
+    for item in items:
         for role, wording, text, start, end in plant(rng, item):
             assert text not in seen, "a planted story came out twice: change the seed"
             seen.add(text)
@@ -83,12 +83,12 @@ def make(count, validation, seed):
         records.append((unique(lambda: background(rng), seen), None))
     held_out = [{"id": f"validation-{n:04d}", "text": unique(lambda: background(rng), seen)} for n in range(validation)]
     rng.shuffle(records)
-    stories = [{"id": f"story-{n:04d}", "text": text} for n, (text, _) in enumerate(records)]
+    stories = [{"id": name.format(n), "text": text} for n, (text, _) in enumerate(records)]
     places = {}
     for story, (_, place) in zip(stories, records):
         if place:
             places.setdefault(place[0], []).append((story["id"], *place[1:]))
-    return stories, held_out, [describe(item, places[item.id]) for item in knowledge.items()]
+    return stories, held_out, [describe(item, places[item.id]) for item in items]
 
 
 def describe(item, places):
@@ -125,7 +125,7 @@ def main():
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", type=Path, default=HERE)
     args = parser.parse_args()
-    stories, held_out, planted = make(args.stories, args.validation, args.seed)
+    stories, held_out, planted = make(knowledge.items(), args.stories, args.validation, args.seed)
     write_lines(args.out / "stories.jsonl", stories)
     write_lines(args.out / "validation.jsonl", held_out)
     (args.out / "planted_facts.json").write_text(json.dumps(planted, indent=1) + "\n", encoding="utf-8")
