@@ -744,3 +744,177 @@ def moves_alone(answer):
     if passed := [name for name, value in verdicts.items() if value]:
         raise Wrong(f"your test lets {len(passed)} of 5 wrong splits pass: {'; '.join(passed)}")
     return "accepts the right split and turns down five wrong ones"
+
+
+# -- 06 does it work? -----------------------------------------------------------------------------
+
+def _rank_correlation(one, other):
+    """Spearman's correlation of two vectors, by scipy."""
+    from scipy.stats import spearmanr
+    return float(spearmanr(one.numpy(), other.numpy())[0])
+
+
+def _by_column(one, other, correlate=_rank_correlation):
+    """The correlation over the rows for each column, and then its mean: (S, Q), (S, Q) → a number."""
+    values = [correlate(one[:, q], other[:, q]) for q in range(one.shape[1])]
+    return sum(values) / len(values)
+
+
+def _pearson(one, other):
+    return torch.corrcoef(torch.stack([one.double(), other.double()]))[0, 1].item()
+
+
+@check
+def lds(answer):
+    """`answer(scores (Q, N), kept (S, N), actual (S, Q)) → scalar`, against scipy on sums made story by story."""
+    draw = _draws(61)
+    scores, kept = draw(4, 12).exp() - 0.8, draw(20, 12) > 0
+    predicted = torch.tensor([[sum(score for score, stays in zip(scores[q].tolist(), subset) if stays) for q in range(4)]
+                              for subset in kept.tolist()])
+    actual = (((predicted + 2.5 * draw(20, 4)) / 3).exp() + torch.tensor([0.0, 4.0, 2.0, 9.0])).float()
+    value = call(answer, scores.float(), kept.clone(), actual.clone())
+    truth = _by_column(predicted, actual)
+    compare(value, truth, {
+        "the sign is turned: sum the scores of the stories that are kept, not of those left out": -truth,
+        "that is Pearson's correlation: put ranks in place of the values": _by_column(predicted, actual, _pearson),
+        "ranked over all queries at once: rank the subsets of one query, correlate, and average the queries then":
+            _rank_correlation(predicted.flatten(), actual.flatten()),
+        "correlated over the queries of each subset: correlate over the subsets, query by query":
+            _by_column(predicted.T, actual.T),
+        "argsort is not a rank: it says who stands first, second, …; its own argsort says which place each one has":
+            _by_column(predicted.argsort(0), actual.argsort(0), _pearson),
+        "the queries were averaged before ranking: correlate for each, and average the correlations":
+            _rank_correlation(predicted.mean(1), actual.mean(1)),
+        "the prediction is the sum over the kept stories, not their mean":
+            _by_column(predicted / kept.sum(1, keepdim=True), actual),
+    }, tolerance=1e-5, what="the LDS")
+    return "equal to scipy's Spearman correlation over 20 subsets, averaged over 4 queries"
+
+
+@check
+def drop_tokens(answer):
+    """`answer(values (N, T), mask (N, T), k) → weights (N, T)`, against a sorted list of all loss terms."""
+    stories = [[-0.60, -0.50, 1.90, -0.30, 0.80, -0.70, 5.00], [-0.40, -1.20, -3.00, -0.90, 4.00],
+               [-0.80, -0.10, -0.20, -1.10, -1.30, 6.00], [-0.25, -0.35, -0.45, 3.00]]
+    k, lengths, longest = 3, list(map(len, stories)), 7
+    values = torch.tensor([story + [9.0 - at for at in range(longest - len(story))] for story in stories])
+    mask = torch.tensor([[t < length for t in range(longest)] for length in lengths])
+    terms = [(stories[i][t], i, t) for i, length in enumerate(lengths) for t in range(length - 1)]
+
+    def dropped(chosen, shift=0):
+        weights = torch.ones(len(stories), longest)
+        for _, i, t in chosen:
+            weights[i, t + shift] = 0
+        return weights
+
+    value = call(answer, values.clone(), mask.clone(), k)
+    best, target = sorted(terms)[-k:], dropped(terms) == 0
+    truth = dropped(best)
+    if isinstance(value, torch.Tensor) and value.shape == truth.shape and (value == 0).sum() == k:
+        if ((value == 0) & ~mask).any():
+            raise Wrong("padding was chosen: keep it out with −inf, because a 0 there still beats a negative influence")
+        if ((value == 0) & ~target).any():
+            raise Wrong("a story's last token was chosen: nothing follows it, so there is no loss term to leave out")
+    in_each = [term for i in range(len(stories)) for term in sorted(term for term in terms if term[1] == i)[-k:]]
+    compare(value, truth, {
+        "those are the k largest of each story: the k largest of the whole corpus may all stand in one": dropped(in_each),
+        "shifted by one to the right: the term read at t, which predicts x_{t+1}, has its weight at t": dropped(best, 1),
+        "shifted by one to the left: the term read at t, which predicts x_{t+1}, has its weight at t": dropped(best, -1),
+        "largest by magnitude: a large negative influence speaks against the query":
+            dropped(sorted(terms, key=lambda term: abs(term[0]))[-k:]),
+        "the k smallest: largest means most positive": dropped(sorted(terms)[:k]),
+        "0 and 1 are exchanged: a weight of 0 leaves the term out": 1 - truth,
+        "0 at the positions without a target too: 1 everywhere but at the k terms": truth * target,
+    }, tolerance=1e-6, what="the weights")
+    return "0 at the 3 largest of 18 loss terms, 1 everywhere else; no padding, no story's last token"
+
+
+def _descend(X, y, weights, rate, steps):
+    """All θ of gradient descent from 0 on Σ_i w_i ½(x_iᵀθ − y_i)²/N: weights (..., N) → steps + 1 of (..., d)."""
+    path = [torch.zeros(*weights.shape[:-1], X.shape[1], dtype=X.dtype)]
+    for _ in range(steps):
+        path.append(path[-1] - rate * (weights * (path[-1] @ X.T - y)) @ X / len(X))
+    return path
+
+
+def _reverse_mistakes(X, r, x_q, rate):
+    """{what was done: the derivative that it gives} for passes back through the steps with residuals r (steps + 1, N)."""
+    steps, H, one = len(r) - 1, X.T @ X / len(X), torch.eye(X.shape[1], dtype=X.dtype)
+
+    def adjoints(step):  # rows 0 … steps: x_iᵀ u_t, where u_t = step^(steps − t) x_q
+        return torch.stack([X @ torch.linalg.matrix_power(step, steps - t) @ x_q for t in range(steps + 1)])
+
+    u = adjoints(one - rate * H)
+    products = {
+        "the adjoint is constant, which is TracIn: what a step changes is changed again by every later step": r[:-1] * u[-1],
+        "the residual is that of θ_{t+1}: a step takes its gradient at θ_t, before it moves": r[1:] * u[1:],
+        "each step has its own residual: you used those of the trained θ throughout": r[-1] * u[1:],
+        "the adjoint is one step ahead: use u_{t+1} for the weights first, then turn it into u_t": r[:-1] * u[:-1],
+        "the adjoint meets the steps in the wrong order: u_T = x_q belongs to the last step": r[:-1] * u[1:].flip(0),
+        "1/N is missing in the adjoint's step: u_t = (I − ηXᵀX/N) u_{t+1}": r[:-1] * adjoints(one - rate * len(X) * H)[1:],
+        "η is missing in the adjoint's step: u_t = (I − ηXᵀX/N) u_{t+1}": r[:-1] * adjoints(one - H)[1:],
+        "only the last step was counted: the weights act in every step": r[-2:-1] * u[-1],
+    }
+    return {message: -rate / len(X) * product.sum(0) for message, product in products.items()}
+
+
+@check
+def through_training(answer):
+    """`answer(X (N, d), y (N,), rate, steps, x_q (d,)) → (N,)`, against finite differences of retraining."""
+    X, y = _linear_data(seed=63, count=7, width=2)
+    X, rate, steps, small = X / 3, 0.4, 6, 1e-5
+    x_q, eye = torch.tensor([1.0, -2.0, 1.5], dtype=X.dtype), torch.eye(7, dtype=X.dtype)
+    value = call(answer, X.clone(), y.clone(), rate, steps, x_q.clone())
+    more, less = (_descend(X, y, 1 + sign * small * eye, rate, steps)[-1] @ x_q for sign in (1, -1))
+    truth, N, H = (more - less) / (2 * small), len(X), X.T @ X / len(X)
+    r = torch.stack(_descend(X, y, torch.ones_like(y), rate, steps)) @ X.T - y  # residuals, (steps + 1, N)
+    final = X @ torch.linalg.solve(H, X.T @ y / N) - y
+    compare(value, truth, {
+        "the sign is turned: a step goes against the gradient": -truth,
+        "N times too large: 1/N is missing, the loss is a mean": N * truth,
+        "N times too large and the sign is turned: a step goes against the gradient of a mean": -N * truth,
+        "the learning rate is missing: a step is −η times the gradient": truth / rate,
+        **_reverse_mistakes(X, r, x_q, rate),
+        "that is the influence function, the limit of endless training: after these steps θ is not there yet":
+            -final * (X @ torch.linalg.solve(H, x_q)) / N,
+        "that is the influence function at the θ reached: H⁻¹ is right only in the limit of endless training":
+            -r[-1] * (X @ torch.linalg.solve(H, x_q)) / N,
+    }, tolerance=1e-6, what="the derivative")
+    return "equal to finite differences of 14 trainings, two for each weight"
+
+
+def _ceiling(one, other, correlate=_rank_correlation):
+    """√(2r/(1 + r)) of two halves (S, Q), by scipy."""
+    r = _by_column(one, other, correlate)
+    return (2 * r / (1 + r)) ** 0.5
+
+
+@check
+def noise_ceiling(answer):
+    """`answer(actual (S, seeds, Q)) → scalar`, against scipy on means taken seed by seed."""
+    draw, subsets, seeds, queries = _draws(74), 24, 6, 3
+    effects = draw(subsets, 1, queries) * torch.tensor([1.0, 0.6, 1.6]) + torch.tensor([0.0, 3.0, -2.0])
+    actual = (effects + draw(subsets, seeds, queries).exp()).float()
+    value = call(answer, actual.clone())
+    one, other = (sum(actual[:, seed] for seed in part) / 3 for part in (range(3), range(3, 6)))
+    r, truth = _by_column(one, other), _ceiling(one, other)
+    each = [_ceiling(one[:, q:q + 1], other[:, q:q + 1]) for q in range(queries)]
+    compare(value, truth, {
+        "that is r itself: it needs Spearman–Brown, 2r/(1 + r), and then the square root": r,
+        "Spearman–Brown is missing: √r is for half the seeds, the mean of all is more reliable: 2r/(1 + r)": r ** 0.5,
+        "the square root is missing: a reliability compares two noisy means, but the best prediction has no noise":
+            2 * r / (1 + r),
+        "the square root comes last: first r, then 2r/(1 + r), then the root": 2 * r ** 0.5 / (1 + r ** 0.5),
+        "correlated over the queries of each subset: correlate over the subsets, query by query": _ceiling(one.T, other.T),
+        "the subsets were halved, and no subset stands in both halves: halve the seeds":
+            _ceiling(actual[:subsets // 2].mean(1), actual[subsets // 2:].mean(1)),
+        "first average r over the queries, then Spearman–Brown and the root": sum(each) / queries,
+        "seeds were taken in turns: the first half of them against the second":
+            _ceiling(actual[:, ::2].mean(1), actual[:, 1::2].mean(1)),
+        "one seed against another: average each half of the seeds first": _ceiling(actual[:, 0], actual[:, 1]),
+        "the queries were averaged before ranking: correlate for each, and average the correlations":
+            _ceiling(one.mean(1, keepdim=True), other.mean(1, keepdim=True)),
+        "that is Pearson's correlation: put ranks in place of the values":
+            _ceiling(one, other, _pearson),
+    }, tolerance=1e-5, what="the ceiling")
+    return "equal to scipy's Spearman of two halves, Spearman–Brown and the square root, over 24 subsets"
