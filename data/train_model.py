@@ -1,6 +1,7 @@
-"""Train the small default story model on data/stories.jsonl.
+"""Train the story models on data/stories.jsonl.
 
     python data/train_model.py
+    python data/train_model.py --layers 2 --heads 4 --epochs 12 --no-bf16 --threads 1 --out data/small
 
 A GPT-Neo in the shape of TinyStories-1M (8 layers, width 64, 16 heads) with its own
 byte-level BPE tokenizer, trained from scratch on the CPU. The run is seeded. It keeps
@@ -63,19 +64,19 @@ def train_tokenizer(texts, vocab_size):
         model_max_length=POSITIONS, clean_up_tokenization_spaces=False)
 
 
-def build_model(vocab_size, seed):
-    """A freshly initialised GPT-Neo in the shape of TinyStories-1M."""
+def build_model(vocab_size, seed, layers=8, heads=16):
+    """A freshly initialised GPT-Neo, by default in the shape of TinyStories-1M."""
     torch.manual_seed(seed)
     return GPTNeoForCausalLM(GPTNeoConfig(
-        vocab_size=vocab_size, max_position_embeddings=POSITIONS, hidden_size=64, num_layers=8,
-        attention_types=[[["global", "local"], 4]], num_heads=16, intermediate_size=4 * 64,
+        vocab_size=vocab_size, max_position_embeddings=POSITIONS, hidden_size=64, num_layers=layers,
+        attention_types=[[["global", "local"], layers // 2]], num_heads=heads, intermediate_size=4 * 64,
         window_size=WINDOW, activation_function="gelu_new", attention_dropout=0.0,
         embed_dropout=0.0, resid_dropout=0.0, tie_word_embeddings=True,
         bos_token_id=0, eos_token_id=0, pad_token_id=0))
 
 
 def fast_attention(query, key, value, attention_mask=None):
-    """Fused causal attention, (B, heads, T, 4) each. GPT-Neo does not divide by sqrt(d).
+    """Fused causal attention, (B, heads, T, width) each. GPT-Neo does not divide by sqrt(d).
 
     In float32: the fused backward pass in bfloat16 is several times slower on CPUs.
     """
@@ -242,7 +243,8 @@ def load_checkpoint(folder, model, optimizers, settings):
 def planned(args, sha):
     """Everything that decides the final weights: a checkpoint with other values is not resumed."""
     return {"stories_sha256": sha, "seed": args.seed, "epochs": args.epochs,
-            "batch_size": args.batch_size, "lr": args.lr, "muon_lr": args.muon_lr, "vocab": args.vocab, "bf16": args.bf16,
+            "batch_size": args.batch_size, "lr": args.lr, "muon_lr": args.muon_lr, "vocab": args.vocab,
+            "layers": args.layers, "heads": args.heads, "bf16": args.bf16,
             "threads": args.threads, "betas": list(BETAS), "weight_decay": WEIGHT_DECAY,
             "warmup": WARMUP}
 
@@ -292,6 +294,8 @@ def parse_arguments(argv=None):
     parser.add_argument("--lr", type=float, default=3e-3, help="peak learning rate of embeddings, biases and norms")
     parser.add_argument("--muon-lr", type=float, default=5e-3, help="the same for the weight matrices of the blocks")
     parser.add_argument("--vocab", type=int, default=1536)
+    parser.add_argument("--layers", type=int, default=8, help="even")
+    parser.add_argument("--heads", type=int, default=16)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--checkpoint", type=Path, default=HERE / ".checkpoint")
     parser.add_argument("--resume", action=argparse.BooleanOptionalAction, default=True,
@@ -314,7 +318,7 @@ def main(argv=None):
     longest = max(map(len, sequences))
     if longest - 1 > WINDOW:
         raise SystemExit(f"error: a story has {longest} tokens; at most {WINDOW + 1} are allowed")
-    model = build_model(len(tokenizer), args.seed)
+    model = build_model(len(tokenizer), args.seed, args.layers, args.heads)
     speed_up(model)
     settings = planned(args, sha)
     state = run_epochs(model, sequences, settings, args)

@@ -18,7 +18,7 @@ from transformers.pytorch_utils import Conv1D
 
 from .capture import Capture, backward_pass, shape
 from .files import save_tensors
-from .stories import IGNORE, InputError, logits_of, summed_loss
+from .stories import IGNORE, InputError, logits_of, plain_attention, summed_loss
 
 DAMPING_FACTOR = 0.1  # λ = 0.1 × mean eigenvalue of the block (Grosse et al. 2023, section 3)
 
@@ -280,7 +280,8 @@ class GaussNewton(Curvature):
         flat, theta = flatten(v), flatten(weights(self.layers))
         rows, total, sequences = flat.reshape(-1, flat.shape[-1]), 0, 0
         for batch in self.batches():
-            total = total + torch.func.vmap(lambda row: self._one(theta, row, batch))(rows)
+            with plain_attention(), torch.no_grad():  # else the graph of every batch would be kept
+                total = total + torch.func.vmap(lambda row: self._one(theta, row, batch))(rows)
             sequences += len(batch.index)
         return unflatten((total / sequences).view_as(flat), self.layers)
 

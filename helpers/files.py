@@ -1,4 +1,6 @@
-"""Whole files or none: everything is written under a temporary name and then renamed."""
+"""Whole files or none: everything is written under a temporary name and then renamed; records know what they were made from."""
+import hashlib
+import json
 import os
 import shutil
 import time
@@ -6,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from .stories import InputError
@@ -72,3 +74,31 @@ def check_writable(path: Path) -> None:
             raise OSError(f"there is no folder {path.parent}")
         if not os.access(folder, os.W_OK | os.X_OK):
             raise OSError(f"the folder {path.parent} may not be changed")
+
+
+# -- records: what a script measured once, and from what -------------------------------------------
+
+def save_record(tensors: dict, path, inputs: list[str], **notes) -> None:
+    """Keeps `tensors` with the checksums of the files they were made from (names relative to the record's folder)."""
+    sums = {name: sha256(Path(path).parent / name) for name in inputs}
+    save_tensors(tensors, path, inputs=json.dumps(sums), **notes)
+
+
+def load_record(path) -> tuple[dict, dict]:
+    """`(tensors, notes)` of a record. Raises InputError when it is missing, damaged, or belongs to other files."""
+    path = Path(path)
+    try:
+        with safe_open(path, "pt") as stored:
+            tensors, notes = {key: stored.get_tensor(key) for key in stored.keys()}, stored.metadata()
+        sums = json.loads(notes["inputs"])
+    except (OSError, SafetensorError, KeyError, TypeError):
+        raise InputError(f"{path.name} is missing or damaged: restore data/ from the repository") from None
+    for name, checksum in sums.items():
+        if not (path.parent / name).is_file() or sha256(path.parent / name) != checksum:
+            raise InputError(f"{path.name} was recorded with another {name}: restore data/, or record it again")
+    return tensors, notes
+
+
+def sha256(path) -> str:
+    """The file's checksum."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()

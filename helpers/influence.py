@@ -6,7 +6,8 @@ positive when the copy makes the completion likelier (Grosse et al. 2023, eqs 30
 import torch
 
 from .capture import backward_pass
-from .stories import InputError, batches, token_texts
+from .curvature import as_parameters, weights
+from .stories import InputError, batches, logits_of, plain_attention, token_losses, token_texts
 
 
 def query_gradients(model, layers, encoded, pad_id=0) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
@@ -65,6 +66,23 @@ def token_scores(captured, ihvps, n_train, queries=None, rows=None) -> torch.Ten
         moved = record.output_grads[rows] @ ihvps[name][queries]  # Ds_tᵀ P, (pair, token, in+1)
         by_layer.append((moved * record.inputs[rows]).sum(-1))
     return torch.stack(by_layer, 1) / n_train
+
+
+def term_scores(model, layers, batch, ihvps, n_train) -> torch.Tensor:
+    """Influence of every single loss term −log p(x_{t+1} | x_≤t), `(Q, B, T)`, at the position that was read.
+
+    What a query would lose if that one target were left out of training; sums to the sequence's
+    influence. One forward-mode pass a query: the change of all terms as the weights move along the iHVP.
+    """
+    def losses(theta):
+        return token_losses(logits_of(model, batch, as_parameters(theta, layers)), batch.labels)
+
+    theta, found = weights(layers), []
+    for query in range(len(next(iter(ihvps.values())))):
+        along = {name: ihvp[query] for name, ihvp in ihvps.items()}
+        with plain_attention(), torch.no_grad():
+            found.append(torch.func.jvp(losses, (theta,), (along,))[1])
+    return torch.stack(found) / n_train
 
 
 def top_indices(scores: torch.Tensor, k: int) -> list[tuple[list[int], list[int]]]:

@@ -7,9 +7,8 @@ under the trained model, can be measured for any w and, by `metagradient`, diffe
 from dataclasses import dataclass, fields
 
 import torch
-import torch.nn.functional as F
 
-from .stories import IGNORE, InputError, batches, encode_query, logits_of
+from .stories import IGNORE, InputError, batches, encode_query, logits_of, plain_attention, token_losses
 
 
 @dataclass(frozen=True)
@@ -19,11 +18,11 @@ class Recipe:
     The loss of a batch is Σ w ℓ / (batch_size × mean targets of a story): the divisor does not depend on
     the weights, so leaving a story out never makes the others louder.
     """
-    epochs: int = 4
+    epochs: int = 2
     batch_size: int = 32
     rate: float = 1e-3
     betas: tuple = (0.9, 0.99)
-    epsilon: float = 1e-8  # inside the square root: there the update is smooth in a gradient near 0
+    epsilon: float = 1e-7  # inside the square root: there the update is smooth in a gradient near 0
 
     def order(self, count: int, seed: int) -> list[list[int]]:
         """The rows of every step's batch: each epoch reads all `count` stories in a new order."""
@@ -56,10 +55,9 @@ def parameters_of(model, theta: torch.Tensor) -> dict:
     return {name: part.view_as(parameter) for (name, parameter), part in zip(named.items(), parts)}
 
 
-def token_losses(model, batch, theta) -> torch.Tensor:
-    """−log p(x_{t+1} | x_≤t) at every position, `(B, T)` in nats, 0 where there is no target."""
-    logits = logits_of(model, batch, parameters_of(model, theta))
-    return F.cross_entropy(logits.transpose(1, 2), batch.labels, ignore_index=IGNORE, reduction="none")
+def losses_of(model, batch, theta) -> torch.Tensor:
+    """`token_losses` of a batch under the parameters θ, `(B, T)`."""
+    return token_losses(logits_of(model, batch, parameters_of(model, theta)), batch.labels)
 
 
 def adam(state: State, gradient: torch.Tensor, at: int, steps: int, recipe: Recipe) -> State:
@@ -72,12 +70,16 @@ def adam(state: State, gradient: torch.Tensor, at: int, steps: int, recipe: Reci
     return State(state.theta - rate * update, mean, square)
 
 
-def one_step(model, ids, rows, weights, state, at, steps, recipe, divisor, create_graph=False) -> State:
-    """The state after the batch `rows` with loss weights `(B, T)`; differentiable with `create_graph`."""
+def one_step(model, ids, rows, weights, state, at, steps, recipe, divisor, bends=None) -> State:
+    """The state after the batch `rows` with loss weights `(B, T)`.
+
+    `bends` None: no graph is kept. True: differentiable by state and weights. False: the same, but as if the
+    gradient did not depend on θ (no curvature).
+    """
     batch = _aligned(ids, rows)
-    theta = state.theta if create_graph else state.theta.detach().requires_grad_()
-    loss = (weights[:, :batch.labels.shape[1]] * token_losses(model, batch, theta)).sum() / divisor
-    gradient, = torch.autograd.grad(loss, theta, create_graph=create_graph)
+    theta = state.theta if bends else state.theta.detach().requires_grad_()
+    loss = (weights[:, :batch.labels.shape[1]] * losses_of(model, batch, theta)).sum() / divisor
+    gradient, = torch.autograd.grad(loss, theta, create_graph=bends is not None)
     return adam(state, gradient, at, steps, recipe)
 
 
@@ -132,15 +134,17 @@ def query_batch(tokenizer, queries, context):
 
 def log_probs(model, batch, theta) -> torch.Tensor:
     """f of every query of `query_batch`, `(Q,)` in nats, under the parameters θ."""
-    return -token_losses(model, batch, theta).sum(1)
+    return -losses_of(model, batch, theta).sum(1)
 
 
-def metagradient(model, ids, recipe: Recipe, seed, states: list[State], questions) -> torch.Tensor:
+def metagradient(model, ids, recipe: Recipe, seed, states: list[State], questions, bends=True) -> torch.Tensor:
     """∂f_q/∂w[i, t] at w = 1 through every step of training, `(Q, N, T)`: exact, not an approximation.
 
     Reverse mode over the steps: each is run again from its stored state, with a graph, and hands the
     derivative by (θ, mean, square) back to the step before (Engstrom et al. 2025). `states` is
-    `train(…, keep=True)` with the same recipe and seed; `questions` a `query_batch`.
+    `train(…, keep=True)` with the same recipe and seed; `questions` a `query_batch`. With `bends=False` no longer
+    exact: a change of θ is then handed on as it is, without what it does to later gradients (as in TracIn,
+    Pruthi et al. 2020).
     """
     order, divisor = recipe.order(len(ids), seed), _divisor(ids, recipe)
     found = torch.zeros(len(questions.index), len(ids), max(map(len, ids)), dtype=states[0].theta.dtype)
@@ -152,7 +156,8 @@ def metagradient(model, ids, recipe: Recipe, seed, states: list[State], question
         rows = order[at]
         state = State(*(part.detach().requires_grad_() for part in states[at].parts()))
         weights = torch.ones(len(rows), found.shape[-1], dtype=found.dtype, requires_grad=True)
-        after = one_step(model, ids, rows, weights, state, at, len(order), recipe, divisor, create_graph=True)
+        with plain_attention():
+            after = one_step(model, ids, rows, weights, state, at, len(order), recipe, divisor, bends)
         for query, adjoint in enumerate(adjoints):
             *adjoints[query], by_weight = torch.autograd.grad(
                 after.parts(), [*state.parts(), weights], grad_outputs=adjoint, retain_graph=True)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+import torch.nn.attention
 import torch.nn.functional as F
 
 DATA = Path(__file__).resolve().parents[1] / "data"
@@ -391,13 +392,18 @@ def _batch(ids, rows, pad_id):
     return Batch(rows, input_ids, mask, labels)
 
 
-def summed_loss(logits, labels):
-    """L(z) of every sequence, (B,) in nats: −Σ_t log p(x_{t+1} | x_≤t) over the real targets.
+def token_losses(logits, labels):
+    """−log p(x_{t+1} | x_≤t) at every position, (B, T) in nats, 0 where there is no real target.
 
-    `logits` (B, T, vocabulary) and `labels` (B, T), already shifted; the sum is never averaged.
+    `logits` (B, T, vocabulary) and `labels` (B, T), already shifted.
     """
     losses = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORE, reduction="none")
-    return losses.view_as(labels).sum(1)
+    return losses.view_as(labels)
+
+
+def summed_loss(logits, labels):
+    """L(z) of every sequence, (B,) in nats: the sum of its `token_losses`, never averaged."""
+    return token_losses(logits, labels).sum(1)
 
 
 def logits_of(model, batch, parameters=None):
@@ -411,6 +417,11 @@ def logits_of(model, batch, parameters=None):
     output = torch.func.functional_call(model, parameters or {}, arguments, options)
     logits = output if plain else output.logits
     return logits if logits.dim() == 3 else logits[:, None]
+
+
+def plain_attention():
+    """A context in which attention is computed step by step: the fused kernels know no forward mode and no second derivative."""
+    return torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)
 
 
 def sequence_loss(model, batch):

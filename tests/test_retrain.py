@@ -1,0 +1,196 @@
+"""Training as a function of the data's weights: against torch's Adam and finite differences; single loss terms; BM25."""
+import json
+import math
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+
+import pytest
+import torch
+from conftest import ROOT
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from helpers import influence, retrain, search
+from helpers.capture import backward_pass, find_layers
+from helpers.stories import IGNORE, InputError, batches
+
+IDS = [[1, 5, 9, 7, 3, 2, 8], [4, 4, 6, 1, 7], [2, 9, 8, 7, 6, 5, 3, 1], [7, 1, 1, 2], [3, 8, 9, 9, 4, 2], [6, 5, 2, 8, 1]]
+RECIPE = retrain.Recipe(epochs=3, batch_size=2, rate=1e-2, epsilon=1e-6)
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    config = GPT2Config(vocab_size=12, n_positions=16, n_embd=8, n_layer=2, n_head=2, bos_token_id=0, eos_token_id=0,
+                        resid_pdrop=0, embd_pdrop=0, attn_pdrop=0)
+    return GPT2LMHeadModel(config).double().eval()
+
+
+@pytest.fixture(scope="module")
+def questions():
+    batch, = batches([[1, 5, 9, 7], [4, 6, 1, 7]], 2)
+    batch.labels[:, :2] = IGNORE
+    return batch
+
+
+def test_training_is_torchs_adam(model):
+    """With a vanishing epsilon the place of epsilon does not matter."""
+    import copy
+    other, recipe = copy.deepcopy(model), retrain.Recipe(epochs=2, batch_size=2, rate=1e-2, epsilon=1e-30)
+    order = recipe.order(len(IDS), seed=4)
+    optimizer = torch.optim.Adam(other.parameters(), lr=recipe.rate, betas=recipe.betas, eps=1e-15)
+    mean_targets = sum(len(ids) - 1 for ids in IDS) / len(IDS)
+    for step, rows in enumerate(order):
+        optimizer.param_groups[0]["lr"] = recipe.rate * min(1, (step + 1) / (0.1 * len(order))) * (1 - step / len(order))
+        optimizer.zero_grad()
+        for row in rows:
+            ids = torch.tensor([IDS[row]])
+            logits = other(ids).logits[0, :-1]
+            loss = torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="sum")
+            (loss / (recipe.batch_size * mean_targets)).backward()
+        optimizer.step()
+    ours = retrain.train(model, IDS, recipe, seed=4).theta
+    theirs = torch.cat([parameter.detach().flatten() for parameter in other.parameters()])
+    # a parameter whose gradient is pure rounding (the key bias) moves by its sign: no two programs agree there
+    assert ((ours - theirs).abs() > 1e-7).float().mean() < 0.02
+    assert (ours - retrain.start(model).theta).abs().max() > 1e-2
+
+
+def test_metagradient_against_finite_differences(model, questions):
+    states = retrain.train(model, IDS, RECIPE, 3, keep=True)
+    exact = retrain.metagradient(model, IDS, RECIPE, 3, states, questions)
+    assert exact.shape == (2, 6, 8)
+
+    def outcome(weights):
+        return retrain.log_probs(model, questions, retrain.train(model, IDS, RECIPE, 3, weights).theta).detach()
+
+    step, base = 1e-5, torch.ones(6, 8, dtype=torch.float64)
+    for row, t in ((0, 2), (2, 6), (3, 0), (5, 3)):
+        moved = torch.zeros_like(base)
+        moved[row, t] = step
+        slope = (outcome(base + moved) - outcome(base - moved)) / (2 * step)
+        assert torch.allclose(exact[:, row, t], slope, rtol=1e-4, atol=1e-7 * exact.abs().max().item())
+    whole = torch.zeros(6, 1, dtype=torch.float64)
+    whole[1] = step
+    slope = (outcome(base + whole) - outcome(base - whole)) / (2 * step)
+    assert torch.allclose(exact[:, 1].sum(-1), slope, rtol=1e-4)
+
+
+def test_metagradient_is_zero_where_there_is_no_target(model, questions):
+    states = retrain.train(model, IDS, RECIPE, 3, keep=True)
+    exact = retrain.metagradient(model, IDS, RECIPE, 3, states, questions)
+    for row, ids in enumerate(IDS):
+        assert (exact[:, row, len(ids) - 1:] == 0).all() and (exact[:, row, :len(ids) - 1] != 0).all()
+
+
+def test_a_story_of_weight_0_is_a_story_that_is_not_there(model):
+    """Also for the others in its batch: compared with weights by position, where every story is run."""
+    weights = torch.tensor([1, 0, 1, 0, 1, 2], dtype=torch.float64)
+    by_position = weights[:, None].repeat(1, 8)
+    by_position[1, 7] = by_position[3, 7] = 1e-30  # not all 0: the story is run, but has no target there
+    one, other = (retrain.train(model, IDS, RECIPE, 1, w).theta for w in (weights, by_position))
+    assert (one - other).abs().max() < 1e-9
+    assert (one - retrain.train(model, IDS, RECIPE, 1).theta).abs().max() > 1e-3
+
+
+def test_every_epoch_reads_every_story_once_and_seeds_differ():
+    order = retrain.Recipe(epochs=3, batch_size=4).order(10, seed=2)
+    assert [len(rows) for rows in order] == [4, 4, 2] * 3
+    for epoch in range(3):
+        assert sorted(sum(order[3 * epoch:3 * epoch + 3], [])) == list(range(10))
+    assert order == retrain.Recipe(epochs=3, batch_size=4).order(10, seed=2) != retrain.Recipe(epochs=3, batch_size=4).order(10, seed=3)
+
+
+def test_training_that_goes_astray_says_so(model):
+    with pytest.raises(InputError, match="lower the rate"):
+        retrain.train(model, IDS, retrain.Recipe(epochs=2, batch_size=2, rate=1e200))
+
+
+def test_the_model_keeps_its_parameters(model):
+    before = retrain.start(model).theta.clone()
+    retrain.train(model, IDS, RECIPE)
+    assert torch.equal(before, retrain.start(model).theta)
+
+
+# -- single loss terms ----------------------------------------------------------------------------
+
+def test_term_scores_against_one_backward_pass_a_term(model):
+    layers = find_layers(model)
+    draw = torch.Generator().manual_seed(1)
+    batch, = batches(IDS[:3], 3)
+    captured, _ = backward_pass(model, layers, batch)
+    ihvps = {name: torch.randn(2, *record.gradients().shape[1:], generator=draw, dtype=torch.float64)
+             for name, record in captured.items()}
+    values = influence.term_scores(model, layers, batch, ihvps, n_train=7)
+    assert values.shape == (2, 3, 8)
+    for at in range(3):
+        for t in range(8):
+            lone, = batches(IDS[:3], 3)
+            kept = lone.labels[at, t].item()
+            lone.labels[:] = IGNORE
+            lone.labels[at, t] = kept
+            if kept == IGNORE:
+                assert (values[:, at, t] == 0).all()
+                continue
+            record, _ = backward_pass(model, layers, lone)
+            truth = sum((ihvps[name] * record[name].gradients()[at]).sum((1, 2)) for name in ihvps) / 7
+            assert torch.allclose(values[:, at, t], truth, rtol=1e-9, atol=1e-12)
+    whole = influence.token_scores(captured, ihvps, 7).sum((1, 2)).view(2, 3)
+    assert torch.allclose(values.sum(-1), whole, rtol=1e-9)
+    assert not torch.allclose(values[:, 0, :5], values[:, 1, :5])  # two stories have two profiles
+
+
+# -- words ----------------------------------------------------------------------------------------
+
+def test_bm25_against_the_formula_word_by_word():
+    texts = ["The cat sat.", "The dog sat on the cat", "A bird", "the the the end of the bird"]
+    found = search.bm25_scores(["the cat", "bird bird"], texts, k1=1.5, b=0.75)
+    words = [Counter(re.findall(r"\w+", text.lower())) for text in texts]
+    mean = sum(sum(count.values()) for count in words) / len(texts)
+    for query, asked in enumerate((["the", "cat"], ["bird"])):
+        for row, count in enumerate(words):
+            value = 0
+            for word in asked:
+                holding = sum(word in other for other in words)
+                idf = math.log(1 + (len(texts) - holding + 0.5) / (holding + 0.5))
+                value += idf * count[word] * 2.5 / (count[word] + 1.5 * (0.25 + 0.75 * sum(count.values()) / mean))
+            assert found[query, row] == pytest.approx(value)
+
+
+# -- the recorder ---------------------------------------------------------------------------------
+
+RECORDER = """
+import sys
+from pathlib import Path
+sys.path.insert(0, "data")
+import record_retrainings as retrain
+if __name__ == "__main__":
+    listed = [("fine", 0, ("half", s)) for s in range(3)]
+    found = retrain.run_jobs(listed, {}, Path(sys.argv[1]), 1)
+    print([value[0] for value in found.values()])
+"""
+
+
+def test_recorded_retrainings_survive_kill_9(tmp_path):
+    """Killed after its first line, with a half-written second one, the recorder goes on."""
+    script, kept = tmp_path / "record.py", tmp_path / "jobs.jsonl"
+    script.write_text(RECORDER)
+    command = [sys.executable, str(script), str(kept)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL, start_new_session=True)
+    deadline = time.time() + 300
+    while not (kept.is_file() and '"job"' in kept.read_text()) and time.time() < deadline:
+        time.sleep(0.2)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    lines = kept.read_text()
+    assert lines.count("outcome") < 3, "it was done before it could be killed"
+    kept.write_text(lines + '{"job": ["fine", 0, ["half", 1]], "outc')
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    assert len(json.loads(done.stdout)) == 3
+    first = [line for line in lines.splitlines() if "outcome" in line][0]
+    assert kept.read_text().count(first) == 1, "a finished job was run again"
