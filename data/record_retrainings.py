@@ -180,11 +180,12 @@ def positions_read(run, ihvps):
 
 def loss_terms(run, ihvps):
     """The influence of every loss term, `(Q, N, T)`."""
-    count = len(run.corpus)
-    found = torch.zeros(len(next(iter(ihvps.values()))), count, max(map(len, run.corpus.ids)))
+    asked = [{name: ihvp[query] for name, ihvp in ihvps.items()} for query in range(len(next(iter(ihvps.values()))))]
+    found = torch.zeros(len(asked), len(run.corpus), max(map(len, run.corpus.ids)))
     for batch in run.stream():
-        values = influence.term_scores(run.model, run.layers, batch, ihvps, count)
-        found[:, batch.index, :values.shape[-1]] = values
+        for query, direction in enumerate(asked):
+            values = influence.loss_slopes(run.model, run.layers, batch, direction) / len(run.corpus)
+            found[query, batch.index, :values.shape[-1]] = values
     return found
 
 

@@ -7,7 +7,7 @@ import torch
 
 from .capture import backward_pass
 from .curvature import as_parameters, weights
-from .stories import InputError, batches, logits_of, plain_attention, token_losses, token_texts
+from .stories import Batch, InputError, batches, logits_of, plain_attention, token_losses, token_texts
 
 
 def query_gradients(model, layers, encoded, pad_id=0) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
@@ -68,23 +68,6 @@ def token_scores(captured, ihvps, n_train, queries=None, rows=None) -> torch.Ten
     return torch.stack(by_layer, 1) / n_train
 
 
-def term_scores(model, layers, batch, ihvps, n_train) -> torch.Tensor:
-    """Influence of every single loss term −log p(x_{t+1} | x_≤t), `(Q, B, T)`, at the position that was read.
-
-    What a query would lose if that one target were left out of training; sums to the sequence's
-    influence. One forward-mode pass a query: the change of all terms as the weights move along the iHVP.
-    """
-    def losses(theta):
-        return token_losses(logits_of(model, batch, as_parameters(theta, layers)), batch.labels)
-
-    theta, found = weights(layers), []
-    for query in range(len(next(iter(ihvps.values())))):
-        along = {name: ihvp[query] for name, ihvp in ihvps.items()}
-        with plain_attention(), torch.no_grad():
-            found.append(torch.func.jvp(losses, (theta,), (along,))[1])
-    return torch.stack(found) / n_train
-
-
 def top_indices(scores: torch.Tensor, k: int) -> list[tuple[list[int], list[int]]]:
     """For each query the rows of the k most positive and the k most negative sequences, strongest first.
 
@@ -115,6 +98,50 @@ def tokenwise(model, layers, stream, ihvps, n_train, pairs) -> dict[tuple[int, i
         for (query, at), values in zip(chosen, token_scores(captured, ihvps, n_train, queries, rows).cpu()):
             found[query, batch.index[at]] = values[:, :batch.mask[at].sum()]
     return found
+
+
+def loss_slopes(model, layers, batch, direction) -> torch.Tensor:
+    """d/ds of every loss term −log p(x_{t+1} | x_≤t) at θ + s·direction, `(B, T)`, 0 without a target.
+
+    One forward-mode pass, whatever the number of terms. `direction` `{layer: (out, in+1)}`: along the
+    iHVP of one query, a slope divided by N is the influence of that loss term alone.
+    """
+    def losses(theta):
+        return token_losses(logits_of(model, batch, as_parameters(theta, layers)), batch.labels)
+
+    with plain_attention(), torch.no_grad():
+        return torch.func.jvp(losses, (weights(layers),), (direction,))[1]
+
+
+def other_tokens(model, batch, draws, seed=0) -> torch.Tensor:
+    """For each position t ≥ 1 of a single story `draws` tokens ≠ x_t from p(· | x_<t), `(T − 1, draws)`."""
+    with torch.no_grad():
+        p = logits_of(model, batch)[0, :-1].softmax(-1).cpu()
+    p[torch.arange(len(p)), batch.input_ids[0, 1:].cpu()] = 0
+    return torch.multinomial(p, draws, replacement=True, generator=torch.Generator().manual_seed(seed))
+
+
+def input_token_influence(model, layers, ids, direction, n_train, draws=2, seed=0, positions=None, batch_size=8):
+    """I(z) − E[I(z with another token read at t, all targets kept)] for the `positions` t (default all), `(T,)`.
+
+    The other token is drawn from the model's own prediction at that place (`other_tokens`). 0 elsewhere; exactly
+    0 at the first position, for which there is no prediction, and at the last, which no target reads.
+    """
+    (batch,) = batches([ids])
+    batch, one = batch.to(_device(model)), {name: part[None] for name, part in direction.items()}
+    others = other_tokens(model, batch, draws, seed)
+    chosen = [t for t in (range(len(ids)) if positions is None else positions) if 0 < t < len(ids) - 1]
+    rows = batch.input_ids.repeat(len(chosen) * draws, 1)
+    for at, t in enumerate(chosen):
+        rows[at * draws:(at + 1) * draws, t] = others[t - 1].to(rows.device)
+    found = []
+    for part in [batch.input_ids, *rows.split(batch_size)]:
+        copies = Batch([0] * len(part), part, batch.mask.expand(len(part), -1), batch.labels.expand(len(part), -1))
+        found.append(token_scores(backward_pass(model, layers, copies)[0], one, n_train).sum((1, 2)).cpu())
+    original, changed = torch.cat(found).split([1, len(rows)])
+    effects = torch.zeros(len(ids), dtype=original.dtype)
+    effects[chosen] = original - changed.view(len(chosen), draws).mean(1)
+    return effects
 
 
 def shift_to_predicted(values: torch.Tensor) -> torch.Tensor:

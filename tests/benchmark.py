@@ -14,7 +14,8 @@ from pathlib import Path
 
 import torch
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[1])]
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "data")]
 from helpers.capture import find_layers
 from helpers.curvature import EKFAC, corrected, covariances, eigenvectors
 from helpers.influence import query_gradients, sequence_scores, tokenwise, top_indices
@@ -54,13 +55,13 @@ def ours(setting, encoded):
 def kronfluence(setting, encoded, folder):
     from kronfluence.analyzer import Analyzer, prepare_model
     from kronfluence.arguments import FactorArguments, ScoreArguments
-    from test_parity import LabelledTask, Sequences
+    from record_kronfluence import LabelledTask, Sequences
 
     task = LabelledTask(list(setting.layers))
     order = sorted(range(len(setting.corpus)), key=lambda row: len(setting.corpus.ids[row]))
     longest = max(map(len, setting.corpus.ids))
-    train = Sequences([setting.corpus.ids[row] for row in order], length=longest)
-    queries = Sequences([ids for ids, _ in encoded], [start for _, start in encoded], length=PROMPT_TOKENS)
+    train = Sequences([setting.corpus.ids[row] for row in order], longest)
+    queries = Sequences([ids for ids, _ in encoded], PROMPT_TOKENS, [start for _, start in encoded])
     analyzer = Analyzer("bench", prepare_model(setting.model, task), task, cpu=True, output_dir=folder,
                         disable_tqdm=True, log_level=logging.ERROR)
     times, size = {}, setting.batch_size

@@ -8,11 +8,9 @@ from collections import Counter
 from itertools import chain
 
 import pytest
-import torch
 from conftest import ROOT
 
-from helpers.files import load_record, save_record
-from helpers.stories import InputError, complete, load_model, load_stories, tokenise
+from helpers.stories import complete, load_model, load_stories, tokenise
 
 DATA = ROOT / "data"
 HEROES = {"Bramble", "Pip", "Tilly", "Otto", "Wren", "Hugo", "Fern"}
@@ -58,27 +56,6 @@ def test_fresh_stories_and_facts_are_new(stories, planted):
             assert said.startswith(fact["prompt"]) and fact["completion"] not in said
     asked = [fact["prompt"] for fact in facts]
     assert not any(prompt in text for prompt in asked for text in stories.values())
-
-
-def test_records_belong_to_the_files_beside_them():
-    records = sorted(DATA.glob("*.safetensors"))
-    assert {"retrainings", "planted_scores", "counterfactual_tokens", "kronfluence_scores"} <= {path.stem for path in records}
-    for path in records:
-        _, notes = load_record(path)
-        assert (ROOT / notes["script"]).is_file() and json.loads(notes["inputs"])
-        assert path.stat().st_size < 1_500_000
-
-
-def test_a_record_of_other_files_is_refused(tmp_path):
-    (tmp_path / "stories.jsonl").write_text("one")
-    save_record({"x": torch.ones(2)}, tmp_path / "r.safetensors", ["stories.jsonl"], script="s.py")
-    assert load_record(tmp_path / "r.safetensors")[1]["script"] == "s.py"
-    (tmp_path / "stories.jsonl").write_text("two")
-    with pytest.raises(InputError, match="r.safetensors was recorded with another stories.jsonl"):
-        load_record(tmp_path / "r.safetensors")
-    (tmp_path / "r.safetensors").write_bytes(b"junk")
-    with pytest.raises(InputError, match="missing or damaged"):
-        load_record(tmp_path / "r.safetensors")
 
 
 def test_checksums_of_the_data_sheet():

@@ -11,7 +11,8 @@ from torch import nn
 
 from helpers.capture import backward_pass, find_layers
 from helpers.curvature import EKFAC, KFAC, Identity, fit_blocks
-from helpers.influence import query_gradients, sequence_scores, shift_to_predicted, token_scores, tokenwise, top_indices
+from helpers.influence import (input_token_influence, loss_slopes, other_tokens, query_gradients, sequence_scores,
+                               shift_to_predicted, token_scores, tokenwise, top_indices)
 from helpers.stories import InputError, batches
 
 QUERIES = [([3, 8, 1, 14, 9], 3), ([5, 5, 2, 7], 2)]  # ids, first completion token
@@ -225,3 +226,55 @@ def test_influence_has_the_sign_and_size_of_leave_one_out_retraining():
         assert (scores[strong].sign() == changes[strong].sign()).all()
         slope = (scores @ changes / (changes @ changes)).item()
         assert 0.7 < slope < 1.4
+
+
+def term_loss(model, ids, targets, at):
+    """−log p(targets[at] | ids[:at + 1]) for one position."""
+    return -model(input_ids=torch.tensor([ids])).logits[0, at].log_softmax(-1)[targets[at]]
+
+
+def test_slopes_along_the_ihvp_are_the_influence_of_single_loss_terms(family):
+    model, layers, ids, _, ihvps, _ = setting(family)
+    direction, story = {name: one[0] for name, one in ihvps.items()}, max(ids, key=len)
+    (batch,) = batches([story])
+    slopes = loss_slopes(model, layers, batch, direction)[0]
+    expected = [sum((direction[name] * autograd_gradient(model, layer, term_loss(model, story, story[1:], at))).sum()
+                    for name, layer in layers.items()) for at in range(len(story) - 1)]
+    torch.testing.assert_close(slopes[:-1], torch.stack(expected), rtol=100 * ROUNDING[family],
+                               atol=10 * ROUNDING[family] * slopes.abs().max().item())
+    assert slopes[-1] == 0
+
+
+def test_input_token_influence_equals_one_changed_story_after_the_other(family):
+    model, layers, ids, _, ihvps, _ = setting(family)
+    direction, story = {name: one[1] for name, one in ihvps.items()}, max(ids, key=len)
+    (batch,) = batches([story])
+    others = other_tokens(model, batch, 3, seed=5)
+    assert (others != torch.tensor(story[1:])[:, None]).all()
+
+    def influence(read):
+        loss = lambda: sum(term_loss(model, read, story[1:], at) for at in range(len(story) - 1))
+        return sum((direction[name] * autograd_gradient(model, layer, loss())).sum() for name, layer in layers.items())
+
+    expected = [influence(story) - sum(influence([*story[:at], token, *story[at + 1:]]) for token in others[at - 1].tolist()) / 3
+                for at in range(1, len(story))]
+    found = input_token_influence(model, layers, story, direction, 7, draws=3, seed=5, batch_size=4)
+    scale = max(abs(one) for one in expected)
+    assert found[0] == 0 and found[-1] == 0
+    some = input_token_influence(model, layers, story, direction, 7, draws=3, seed=5, positions=[0, 2, 4])
+    torch.testing.assert_close(some[[2, 4]], found[[2, 4]])
+    assert some.count_nonzero() == 2
+    torch.testing.assert_close(found[1:] * 7, torch.stack(expected), rtol=100 * ROUNDING[family], atol=100 * ROUNDING[family] * scale)
+
+
+def test_another_token_follows_the_model_without_the_true_one():
+    model, ids = tiny_model("gpt_neo"), random_ids(1, (6, 7))
+    (batch,) = batches(ids)
+    drawn = other_tokens(model, batch, 20000, seed=1)
+    p = model(input_ids=batch.input_ids).logits[0, :-1].softmax(-1).detach()
+    for at, row in enumerate(drawn):
+        expected = p[at].clone()
+        expected[ids[0][at + 1]] = 0
+        shares = torch.bincount(row, minlength=len(expected)) / len(row)
+        torch.testing.assert_close(shares.double(), expected / expected.sum(), rtol=0, atol=0.02)
+    assert torch.equal(drawn, other_tokens(model, batch, 20000, seed=1))

@@ -1,4 +1,4 @@
-"""Training as a function of the data's weights: against torch's Adam and finite differences; single loss terms; BM25."""
+"""Training as a function of the data's weights: against torch's Adam and finite differences; BM25."""
 import json
 import math
 import os
@@ -14,8 +14,7 @@ import torch
 from conftest import ROOT
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from helpers import influence, retrain, search
-from helpers.capture import backward_pass, find_layers
+from helpers import retrain, search
 from helpers.stories import IGNORE, InputError, batches
 
 IDS = [[1, 5, 9, 7, 3, 2, 8], [4, 4, 6, 1, 7], [2, 9, 8, 7, 6, 5, 3, 1], [7, 1, 1, 2], [3, 8, 9, 9, 4, 2], [6, 5, 2, 8, 1]]
@@ -114,34 +113,6 @@ def test_the_model_keeps_its_parameters(model):
     before = retrain.start(model).theta.clone()
     retrain.train(model, IDS, RECIPE)
     assert torch.equal(before, retrain.start(model).theta)
-
-
-# -- single loss terms ----------------------------------------------------------------------------
-
-def test_term_scores_against_one_backward_pass_a_term(model):
-    layers = find_layers(model)
-    draw = torch.Generator().manual_seed(1)
-    batch, = batches(IDS[:3], 3)
-    captured, _ = backward_pass(model, layers, batch)
-    ihvps = {name: torch.randn(2, *record.gradients().shape[1:], generator=draw, dtype=torch.float64)
-             for name, record in captured.items()}
-    values = influence.term_scores(model, layers, batch, ihvps, n_train=7)
-    assert values.shape == (2, 3, 8)
-    for at in range(3):
-        for t in range(8):
-            lone, = batches(IDS[:3], 3)
-            kept = lone.labels[at, t].item()
-            lone.labels[:] = IGNORE
-            lone.labels[at, t] = kept
-            if kept == IGNORE:
-                assert (values[:, at, t] == 0).all()
-                continue
-            record, _ = backward_pass(model, layers, lone)
-            truth = sum((ihvps[name] * record[name].gradients()[at]).sum((1, 2)) for name in ihvps) / 7
-            assert torch.allclose(values[:, at, t], truth, rtol=1e-9, atol=1e-12)
-    whole = influence.token_scores(captured, ihvps, 7).sum((1, 2)).view(2, 3)
-    assert torch.allclose(values.sum(-1), whole, rtol=1e-9)
-    assert not torch.allclose(values[:, 0, :5], values[:, 1, :5])  # two stories have two profiles
 
 
 # -- words ----------------------------------------------------------------------------------------

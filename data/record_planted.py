@@ -1,0 +1,134 @@
+"""Writes planted_scores.safetensors: how six methods and eight single blocks rank and place the planted stories.
+
+    python data/record_planted.py [--out data/planted_scores.safetensors]
+
+EK-FAC and K-FAC are fitted as in notebook 04 (2,000 stories, seed 0), all 5,000 stories are scored for the 40
+planted queries, and of each planted place (item, kind, story) three numbers are kept for every method: the story's
+score, its rank among the 5,000 (0 is best), and the position of the largest token influence. About 5 minutes on
+2 cores; every stage is kept in data/.checkpoint/planted, so that a run that was cut off goes on from there.
+"""
+import argparse
+import hashlib
+import sys
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+
+from helpers.capture import find_layers  # noqa: E402
+from helpers.curvature import EKFAC, KFAC, Identity, load_blocks, save_blocks  # noqa: E402
+from helpers.files import save_record, save_tensors, sha256  # noqa: E402
+from helpers.influence import query_gradients, sequence_scores, tokenwise  # noqa: E402
+from helpers.measure import load_planted  # noqa: E402
+from helpers.pipeline import Setting, fit_now, fit_sample  # noqa: E402
+from helpers.search import tfidf_scores  # noqa: E402
+from helpers.stories import Query, encode_query, load_model, load_stories, tokenise  # noqa: E402
+
+SEED, FITTED = 0, 2000
+KINDS = ("teachers", "opponents", "bystanders")
+MADE_FROM = ["stories.jsonl", "planted_facts.json", "model/model.safetensors"]
+
+
+def checksums() -> dict[str, str]:
+    """SHA-256 of every file that the record depends on."""
+    return {name: sha256(HERE / name) for name in MADE_FROM}
+
+
+def places(planted) -> list[tuple[int, dict]]:
+    """(number of the item, place) of every planted place, item by item: teachers, opponents, bystanders."""
+    return [(at, place) for at, item in enumerate(planted) for kind in KINDS for place in item[kind]]
+
+
+def fitted(method, setting, stages):
+    """The blocks of `method`, fitted as notebook 04 fits them."""
+    path = stages / f"{method}.safetensors"
+    blocks = load_blocks(path)
+    if blocks is None:
+        blocks = fit_now(setting, fit_sample(len(setting.corpus), FITTED, SEED), method, SEED)
+        save_blocks(blocks, path)
+    return blocks
+
+
+def staged(path, make):
+    """The tensors kept at `path`, made now if there are none."""
+    if not path.is_file():
+        save_tensors(make(), path)
+    return load_file(path)
+
+
+def one_block(ihvps, block):
+    """The iHVP with every layer but those of one transformer block set to zero."""
+    return {name: one * (f".h.{block}." in name) for name, one in ihvps.items()}
+
+
+def all_scores(setting, ihvps, queries):
+    """{method: (40, 5000)} in one pass over the stories."""
+    solved = dict(ihvps) | {f"block {at}": one_block(ihvps["EK-FAC"], at) for at in range(8)}
+    together = {name: torch.cat([one[name] for one in solved.values()]) for name in setting.layers}
+    scores, (norms,) = sequence_scores(setting.model, setting.layers, setting.stream(label="scoring"), together,
+                                       len(setting.corpus), [Identity(setting.layers)])
+    found = dict(zip(solved, scores.split(len(queries))))
+    found["cosine"] = found["dot product"] / norms
+    texts = [story.text for story in setting.corpus.stories]
+    found["TF-IDF"] = torch.tensor(tfidf_scores([q.prompt + q.completion for q in queries], texts)).float()
+    return {name: values.contiguous() for name, values in found.items()}
+
+
+def all_peaks(setting, ihvps, pairs):
+    """{method: (place,)} position of the largest token influence, at the token that is read."""
+    found = {}
+    for name, one in ihvps.items():
+        stream = setting.stream(sorted({row for _, row in pairs}), f"tokens, {name}")
+        values = tokenwise(setting.model, setting.layers, stream, one, len(setting.corpus), pairs)
+        found[name] = [values[pair].sum(0).argmax() for pair in pairs]
+        if name == "EK-FAC":
+            for at in range(8):  # two layers a block
+                found[f"block {at}"] = [values[pair][2 * at:2 * at + 2].sum(0).argmax() for pair in pairs]
+    found["cosine"] = found["dot product"]  # a positive factor a story moves no peak
+    return {name: torch.stack(peaks).short() for name, peaks in found.items()}
+
+
+def ranks(scores, at):
+    """Rank of every story among all for query `at`; ties in corpus order, as in `found_share`."""
+    return scores[at].argsort(descending=True, stable=True).argsort()
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=HERE / "planted_scores.safetensors")
+    args = parser.parse_args()
+    made_from = checksums()
+    stages = HERE / ".checkpoint" / "planted" / hashlib.sha256(str(made_from).encode()).hexdigest()[:12]
+    stages.mkdir(parents=True, exist_ok=True)
+
+    model, tokenizer = load_model("default", device="cpu")
+    corpus = tokenise(load_stories("default"), tokenizer, 512)
+    setting, planted = Setting(model, tokenizer, find_layers(model), corpus), load_planted(corpus)
+    queries = [Query(item["prompt"], item["completion"]) for item in planted]
+    matrices = {"EK-FAC": EKFAC(fitted("ekfac", setting, stages)), "K-FAC": KFAC(fitted("kfac", setting, stages)),
+                "dot product": Identity(setting.layers)}
+    gradients, _ = query_gradients(model, setting.layers, [encode_query(tokenizer, query, 512) for query in queries])
+    ihvps = {name: matrix.solve(gradients) for name, matrix in matrices.items()}
+    pairs = [(at, place["row"]) for at, place in places(planted)]
+    scores = staged(stages / "scores.safetensors", lambda: all_scores(setting, ihvps, queries))
+    peaks = staged(stages / "peaks.safetensors", lambda: all_peaks(setting, ihvps, pairs))
+
+    tensors = {}
+    for name, values in scores.items():
+        order = torch.stack([ranks(values, at) for at in range(len(queries))])
+        tensors[f"{name}/score"] = torch.stack([values[pair] for pair in pairs])
+        tensors[f"{name}/rank"] = torch.stack([order[pair] for pair in pairs]).short()
+        if name in peaks:
+            tensors[f"{name}/peak"] = peaks[name]
+    save_record(tensors, args.out, MADE_FROM, script="data/record_planted.py", seed=str(SEED), fitted=str(FITTED),
+                 torch=torch.__version__)
+    with safe_open(args.out, "pt") as stored:
+        print(len(list(stored.keys())), "tensors,", args.out.stat().st_size, "bytes,", stored.metadata()["seed"])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""What the scripts of data/ recorded belongs to the stories and the model that are here."""
+import json
+import sys
+
+import pytest
+import torch
+from conftest import ROOT
+
+sys.path.insert(0, str(ROOT / "data"))
+from record_planted import one_block, places, ranks, staged  # noqa: E402
+
+from helpers.files import load_record, save_record  # noqa: E402
+from helpers.measure import found_share, load_planted  # noqa: E402
+from helpers.stories import InputError, load_model, load_stories, tokenise  # noqa: E402
+
+RECORDS = sorted(path.stem for path in (ROOT / "data").glob("*.safetensors"))
+
+
+def test_nothing_recorded_is_missing():
+    assert RECORDS == ["counterfactual_tokens", "kronfluence_scores", "planted_scores", "retrainings"]
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_a_record_belongs_to_the_files_beside_it(name):
+    path = ROOT / "data" / f"{name}.safetensors"
+    tensors, notes = load_record(path)
+    assert all(torch.isfinite(tensor).all() for tensor in tensors.values())
+    assert (ROOT / notes["script"]).is_file() and json.loads(notes["inputs"]) and path.stat().st_size < 1.5e6
+
+
+def test_a_record_of_other_files_is_refused(tmp_path):
+    (tmp_path / "stories.jsonl").write_text("one")
+    save_record({"x": torch.ones(2)}, tmp_path / "r.safetensors", ["stories.jsonl"], script="s.py")
+    assert load_record(tmp_path / "r.safetensors")[1]["script"] == "s.py"
+    (tmp_path / "stories.jsonl").write_text("two")
+    with pytest.raises(InputError, match="r.safetensors was recorded with another stories.jsonl"):
+        load_record(tmp_path / "r.safetensors")
+    (tmp_path / "r.safetensors").write_bytes(b"junk")
+    with pytest.raises(InputError, match="missing or damaged"):
+        load_record(tmp_path / "r.safetensors")
+
+
+def test_recorded_ranks_are_those_of_found_share():
+    draw = torch.Generator().manual_seed(0)
+    scores = torch.randint(12, (2, 40), generator=draw).float()  # with ties
+    teachers = [3, 17, 22, 39, 5]
+    for at in range(2):
+        assert torch.equal(ranks(scores, at)[teachers] < len(teachers), found_share(scores[at], teachers))
+
+
+def test_planted_scores_hold_every_planted_place_once():
+    model, tokenizer = load_model(device="cpu")
+    planted = load_planted(tokenise(load_stories(), tokenizer, 512))
+    tensors, _ = load_record(ROOT / "data" / "planted_scores.safetensors")
+    lengths = set(map(len, tensors.values()))
+    assert lengths == {len(places(planted))} == {sum(len(item[kind]) for item in planted for kind in
+                                                     ("teachers", "opponents", "bystanders"))}
+
+
+def test_a_stage_that_is_kept_is_not_made_again(tmp_path):
+    path = tmp_path / "stage.safetensors"
+    first = staged(path, lambda: {"x": torch.ones(2)})
+    assert torch.equal(staged(path, lambda: 1 / 0)["x"], first["x"])
+
+
+def test_one_block_leaves_the_layers_of_that_block():
+    ihvps = {f"transformer.h.{at}.mlp.c_fc": torch.ones(1, 2) for at in (1, 11)}
+    kept = one_block(ihvps, 1)
+    assert [part.sum().item() for part in kept.values()] == [2, 0]
