@@ -1,10 +1,10 @@
-"""Writes planted_scores.safetensors: how six methods and eight single blocks rank and place the planted stories.
+"""Writes planted_scores.safetensors: how five methods and eight single blocks rank and place the planted stories.
 
     python data/record_planted.py [--out data/planted_scores.safetensors]
 
 EK-FAC and K-FAC are fitted as in notebook 04 (2,000 stories, seed 0), all 5,000 stories are scored for the 40
 planted queries, and of each planted place (item, kind, story) three numbers are kept for every method: the story's
-score, its rank among the 5,000 (0 is best), and the position of the largest token influence. About 5 minutes on
+score, its rank among the 5,000 (0 is best), and the position of the largest token influence. About 10 minutes on
 2 cores; every stage is kept in data/.checkpoint/planted, so that a run that was cut off goes on from there.
 """
 import argparse
