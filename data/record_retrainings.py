@@ -93,13 +93,14 @@ def trained(model, theta):
 
 def predictions(setting, regime) -> dict:
     """Of the run with seed 0: `score/<method>` `(Q, N)`, the influence of every story on every question, and
-    `tokens/<method>` `(Q, M)`, the M loss terms of largest influence, as positions of the flat `(N, T)`."""
+    `tokens/<method>` `(Q, M)`, the M loss terms of largest influence, as positions of the flat `(N, T)`. (Of the latter
+    the record keeps those of the fine-tuned model for the questions ASKED.)"""
     model, recipe = setting.models[regime], RECIPES[regime]
     states = retrain.train(model, setting.ids, recipe, 0, keep=True)
     end = trained(model, states[-1].theta)
     run = pipeline.Setting(end, setting.tokenizer, find_layers(end), setting.corpus, batch_size=4, quiet=True)
     encoded = [encode_query(setting.tokenizer, query, 512) for query in setting.queries]
-    gradients, log_probs = influence.query_gradients(end, run.layers, encoded)
+    gradients, _ = influence.query_gradients(end, run.layers, encoded)
     ihvps = all_ihvps(run, gradients, regime == "fine")
     by_story = by_gradients(run, gradients, ihvps) | by_words(setting)
     by_token = {"ekfac": positions_read(run, ihvps["ekfac"]), "terms": loss_terms(run, ihvps["ekfac"]),
@@ -109,7 +110,7 @@ def predictions(setting, regime) -> dict:
     if regime == "fine":
         by_story["no curvature"] = retrain.metagradient(model, setting.ids, recipe, 0, states, setting.questions, bends=False).sum(-1)
         by_story["ekfac, all layers"] = every_layer(setting, end, encoded)
-    return ({f"score/{method}": values.float() for method, values in by_story.items()} | {"before": log_probs}
+    return ({f"score/{method}": values.float() for method, values in by_story.items()}
             | {f"tokens/{method}": strongest(setting, values) for method, values in by_token.items()})
 
 
@@ -123,6 +124,8 @@ def all_ihvps(run, gradients, every):
             found["cg"] = solved(run, gradients, matrix)
             for factor in DAMPINGS:
                 found[f"ekfac λ×{factor}"] = rescaled(matrix, factor).solve(gradients)
+                if factor == 10:
+                    found[f"cg λ×{factor}"] = solved(run, gradients, rescaled(matrix, factor))
     return found
 
 
@@ -332,7 +335,9 @@ def main():
     with multiprocessing.get_context("spawn").Pool(args.workers, begin, (None,)) as pool:
         predicted = dict(pool.starmap(predict, [(folder, regime) for regime in RECIPES]))
     outcomes = run_jobs(jobs(predicted), predicted, folder / "jobs.jsonl", args.workers)
-    tensors = {f"{regime}/{name}": tensor for regime, found in predicted.items() for name, tensor in found.items()}
+    tensors = {f"{regime}/{name}": tensor for regime, found in predicted.items() for name, tensor in found.items()
+               if name.startswith("score/")}
+    tensors |= {f"fine/{name}": tensor[ASKED] for name, tensor in predicted["fine"].items() if "tokens/" in name}
     tensors["outcomes"] = torch.tensor(list(outcomes.values()))
     count = predicted["fine"]["score/dot"].shape[1]
     tensors |= {"kept/half": subsets(count), "kept/tenth": subsets(count, TENTHS, 0.1)}
