@@ -8,18 +8,16 @@ these stories the tokenwise influence of eq 31, that of every output token and t
 kept in data/.checkpoint/counterfactuals, so that a run that was cut off goes on from there.
 """
 import argparse
-import hashlib
 from pathlib import Path
 
 import torch
-from record_planted import HERE, MADE_FROM, checksums, staged
+from record_planted import HERE, MADE_FROM, begin, staged
 
-from helpers.capture import find_layers
 from helpers.files import save_record
 from helpers.influence import input_token_influence, loss_slopes, query_gradients, sequence_scores, tokenwise
 from helpers.measure import load_planted
-from helpers.pipeline import Setting, fit
-from helpers.stories import Query, batches, encode_query, load_model, load_stories, tokenise
+from helpers.pipeline import fit
+from helpers.stories import Query, batches, encode_query
 
 SEED, FITTED, DRAWS = 0, 300, 2
 
@@ -50,15 +48,11 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=HERE / "counterfactual_tokens.safetensors")
     args = parser.parse_args()
-    made_from = checksums()
-    stages = HERE / ".checkpoint" / "counterfactuals" / hashlib.sha256(str(made_from).encode()).hexdigest()[:12]
-    stages.mkdir(parents=True, exist_ok=True)
-
-    model, tokenizer = load_model("default", device="cpu")
-    corpus = tokenise(load_stories("default"), tokenizer, 512)
-    setting = Setting(model, tokenizer, find_layers(model), corpus, quiet=True)
+    stages, setting = begin("counterfactuals")
+    setting.quiet = True
+    model, corpus = setting.model, setting.corpus
     facts = [item for item in load_planted(corpus) if item["family"] in "AB"]
-    encoded = [encode_query(tokenizer, Query(fact["prompt"], fact["completion"]), 512) for fact in facts]
+    encoded = [encode_query(setting.tokenizer, Query(fact["prompt"], fact["completion"]), 512) for fact in facts]
     gradients, _ = query_gradients(model, setting.layers, encoded)
     ihvps = fit(setting, fit_limit=FITTED, seed=SEED, cache=stages).solve(gradients)
     direct = sorted({place["row"] for fact in facts for place in fact["teachers"] if place["wording"] == "direct"})

@@ -33,9 +33,14 @@ KINDS = ("teachers", "opponents", "bystanders")
 MADE_FROM = ["stories.jsonl", "planted_facts.json", "model/model.safetensors"]
 
 
-def checksums() -> dict[str, str]:
-    """SHA-256 of every file that the record depends on."""
-    return {name: sha256(HERE / name) for name in MADE_FROM}
+def begin(name):
+    """`(folder of the stages, Setting)` of a recorder on the embedded model and stories; other inputs, another folder."""
+    made_from = {file: sha256(HERE / file) for file in MADE_FROM}
+    stages = HERE / ".checkpoint" / name / hashlib.sha256(str(made_from).encode()).hexdigest()[:12]
+    stages.mkdir(parents=True, exist_ok=True)
+    model, tokenizer = load_model("default", device="cpu")
+    corpus = tokenise(load_stories("default"), tokenizer, 512)
+    return stages, Setting(model, tokenizer, find_layers(model), corpus)
 
 
 def places(planted) -> list[tuple[int, dict]]:
@@ -101,17 +106,12 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=HERE / "planted_scores.safetensors")
     args = parser.parse_args()
-    made_from = checksums()
-    stages = HERE / ".checkpoint" / "planted" / hashlib.sha256(str(made_from).encode()).hexdigest()[:12]
-    stages.mkdir(parents=True, exist_ok=True)
-
-    model, tokenizer = load_model("default", device="cpu")
-    corpus = tokenise(load_stories("default"), tokenizer, 512)
-    setting, planted = Setting(model, tokenizer, find_layers(model), corpus), load_planted(corpus)
+    stages, setting = begin("planted")
+    planted, tokenizer = load_planted(setting.corpus), setting.tokenizer
     queries = [Query(item["prompt"], item["completion"]) for item in planted]
     matrices = {"EK-FAC": EKFAC(fitted("ekfac", setting, stages)), "K-FAC": KFAC(fitted("kfac", setting, stages)),
                 "dot product": Identity(setting.layers)}
-    gradients, _ = query_gradients(model, setting.layers, [encode_query(tokenizer, query, 512) for query in queries])
+    gradients, _ = query_gradients(setting.model, setting.layers, [encode_query(tokenizer, query, 512) for query in queries])
     ihvps = {name: matrix.solve(gradients) for name, matrix in matrices.items()}
     pairs = [(at, place["row"]) for at, place in places(planted)]
     scores = staged(stages / "scores.safetensors", lambda: all_scores(setting, ihvps, queries))

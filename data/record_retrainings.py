@@ -16,16 +16,14 @@ import sys
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
+from record_planted import HERE, staged
 from sklearn.feature_extraction.text import TfidfVectorizer
 from tqdm import tqdm
 
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent))
-from helpers import curvature, influence, pipeline, retrain, search  # noqa: E402
-from helpers.capture import find_layers  # noqa: E402
-from helpers.files import save_record, save_tensors, sha256  # noqa: E402
-from helpers.stories import Query, encode_query, load_model, load_stories, tokenise  # noqa: E402
+from helpers import curvature, influence, pipeline, retrain, search
+from helpers.capture import find_layers
+from helpers.files import save_record, sha256
+from helpers.stories import Query, encode_query, load_model, load_stories, tokenise
 
 RECIPES = {"fine": retrain.Recipe(), "scratch": retrain.Recipe(rate=3e-3)}
 SUBSETS, SEEDS = 64, {"fine": 4, "scratch": 2}
@@ -137,18 +135,15 @@ def rescaled(matrix, factor):
 
 
 def by_gradients(run, gradients, ihvps):
-    """Scores by the iHVPs, the plain dot product and the cosine of gradients."""
-    count, plain, result = len(run.corpus), curvature.Identity(run.layers), {}
-    for method, solution in ihvps.items():
-        result[method], norms = influence.sequence_scores(run.model, run.layers, run.stream(), solution, count, [plain])
+    """Scores by the iHVPs, the plain dot product and the cosine of gradients, in one pass over the stories."""
+    together = {name: torch.cat([one[name] for one in ihvps.values()]) for name in run.layers}
+    scores, (norms,) = influence.sequence_scores(run.model, run.layers, run.stream(), together, len(run.corpus),
+                                                 [curvature.Identity(run.layers)])
+    own = sum(part.flatten(1).pow(2).sum(1) for part in gradients.values()).sqrt()
+    result = dict(zip(ihvps, scores.split(len(own))))
     result["dot"] = result.pop("identity")
-    own = plain_norm(gradients)
-    result["cosine"] = result["dot"] * count / norms[0] / own[:, None]
+    result["cosine"] = result["dot"] * len(run.corpus) / norms / own[:, None]
     return result
-
-
-def plain_norm(gradients):
-    return sum(part.flatten(1).pow(2).sum(1) for part in gradients.values()).sqrt()
 
 
 def solved(run, gradients, preconditioner):
@@ -275,10 +270,7 @@ def begin(predicted):
 
 def predict(folder, regime):
     """The predictions of one regime, from their file where it is there."""
-    path = folder / f"{regime}.safetensors"
-    if not path.is_file():
-        save_tensors(predictions(worker["setting"], regime), path)
-    return regime, load_file(path)
+    return regime, staged(folder / f"{regime}.safetensors", lambda: predictions(worker["setting"], regime))
 
 
 def work(job):
