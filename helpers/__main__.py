@@ -38,6 +38,8 @@ def build_parser():
     add("--seed", type=seed, default=0, metavar="S", help="of the sampled stories and labels (default: %(default)s)")
     add("--cache", default=default_cache(), metavar="DIR", help="folder for fitted factors, or none (default: %(default)s)")
     add("--prefilter", type=count, metavar="M", help="score only the M stories that match each query best by TF-IDF")
+    add("--index", type=Path, metavar="DIR", help="answer from an index of gradients in this folder; built by the first question")
+    add("--precision", choices=["float32", "bfloat16"], default="float32", help="of the model (default: %(default)s)")
     add("--json", type=Path, metavar="OUT.json", help="everything shown, and more, for programs")
     add("--html", type=Path, metavar="OUT.html", help="the stories as heatmaps, for a browser")
     add("--all-scores", type=Path, metavar="OUT.safetensors", help="influence of every story and token")

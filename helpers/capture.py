@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from .stories import InputError, logits_of, summed_loss
+from .stories import InputError, fused_attention, logits_of, summed_loss
 
 MLP_PARTS = {"mlp", "feed_forward", "ffn", "fc1", "fc2"}
 
@@ -104,6 +104,8 @@ class Capture:
 
 
 def _by_token(values):
+    """(batch, token, width), in float32 where the model computes in half precision: its products are summed."""
+    values = values.float() if values.dtype in (torch.bfloat16, torch.float16) else values
     return values[:, None] if values.dim() == 2 else values
 
 
@@ -127,7 +129,7 @@ def backward_pass(model, layers, batch, choose_labels=None) -> tuple[Capture, to
     no target, so no gradient reaches it: its Ds are exactly zero. Raises InputError for a layer whose
     output no gradient reached.
     """
-    with frozen(model), torch.enable_grad(), Capture(layers) as captured:
+    with frozen(model), fused_attention(model), torch.enable_grad(), Capture(layers) as captured:
         logits = logits_of(model, batch)
         labels = choose_labels(logits.detach()) if choose_labels else batch.labels
         losses = summed_loss(logits, labels)

@@ -8,16 +8,15 @@ that of Dθ squared.
 """
 import hashlib
 import json
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from transformers.pytorch_utils import Conv1D
 
+from . import processes
 from .capture import Capture, backward_pass, shape
-from .files import save_tensors
+from .files import Checkpoint, load_checked, save_checked
 from .stories import IGNORE, InputError, logits_of, plain_attention, summed_loss
 
 DAMPING_FACTOR = 0.1  # λ = 0.1 × mean eigenvalue of the block (Grosse et al. 2023, section 3)
@@ -133,18 +132,43 @@ class Diagonal(KFAC):
 METHODS = {"kfac": KFAC, "ekfac": EKFAC, "diagonal": Diagonal}
 
 
-def fit_blocks(method, model, layers, batches, pseudo=None, seed=0) -> dict[str, Block]:
+def fit_blocks(method, model, layers, batches, pseudo=None, seed=0, keep=None) -> dict[str, Block]:
     """Streams the batches once (K-FAC, diagonal) or twice (EK-FAC) and returns the blocks, float64 on the CPU.
 
     `pseudo(model, layers, batch, seed)` runs one pass and returns its capture (default
     `pseudo_gradients`); the second pass draws other labels than the first, so that Λ is not
-    measured on the sample that chose the eigenvectors.
+    measured on the sample that chose the eigenvectors. With a path `keep` the sums of each pass
+    are kept beside it every few seconds, and a killed fit goes on from there. Under torchrun
+    every process brings batches of its own, and all get the same blocks.
     """
     pseudo = pseudo or pseudo_gradients
+    mine = f"{processes.rank()}-of-{processes.world()}"
+    stages = [Checkpoint.beside(keep, f"{stage}-{mine}") if keep else None for stage in ("covariances", "eigenvalues")]
     if method == "diagonal":
-        return corrected(model, layers, batches(), {name: axes(layer) for name, layer in layers.items()}, pseudo, seed)
-    blocks = eigenvectors(*covariances(model, layers, batches(), pseudo, seed))
-    return corrected(model, layers, batches(), blocks, pseudo, f"{seed}, second") if method == "ekfac" else blocks
+        blocks = corrected(model, layers, batches(), {name: axes(layer) for name, layer in layers.items()}, pseudo, seed,
+                           stages[1])
+    else:
+        blocks = eigenvectors(*covariances(model, layers, batches(), pseudo, seed, stages[0]))
+        if method == "ekfac":
+            blocks = corrected(model, layers, batches(), blocks, pseudo, f"{seed}, second", stages[1])
+    return blocks
+
+
+def accumulate(batches, contribution, checkpoint=None) -> dict[str, torch.Tensor]:
+    """The sums of `contribution(batch)`, `{name: tensor}`, over all batches of all processes, float64 on the CPU.
+
+    With a `Checkpoint` a pass that was cut off goes on behind the last batch that was kept: the same
+    batches in the same order, so the same bits.
+    """
+    sums, done = checkpoint.load() if checkpoint else ({}, 0)
+    for at, batch in enumerate(batches, start=1):
+        if at <= done:
+            continue
+        for name, part in contribution(batch).items():
+            sums[name] = sums.get(name, 0) + torch.as_tensor(part).cpu().double()
+        if checkpoint:
+            checkpoint.save(sums, at)
+    return {name: processes.total(sums[name]) for name in sorted(sums)}
 
 
 # -- pseudo-gradients: the loss with labels drawn from the model ---------------------------------
@@ -179,22 +203,21 @@ def pseudo_gradients(model, layers, batch, seed=0, labels="sampled") -> Capture:
     return backward_pass(model, layers, batch, choose)[0]
 
 
-def covariances(model, layers, batches, pseudo=pseudo_gradients, seed=0):
+def covariances(model, layers, batches, pseudo=pseudo_gradients, seed=0, checkpoint=None):
     """A = E[ā āᵀ] and S = E[Ds Dsᵀ] over real tokens, and the mean number of tokens a sequence.
 
     Returns `({layer: (A, S)}, tokens per sequence)`, float64 on the CPU.
     """
-    sums, tokens, sequences = {}, 0, 0
-    for batch in batches:
-        tokens, sequences = tokens + batch.mask.sum().item(), sequences + len(batch.index)
+    def moments(batch):
+        found = {"tokens": batch.mask.sum(), "sequences": len(batch.index)}
         for name, record in pseudo(model, layers, batch, seed).items():
             a, s = record.inputs[batch.mask], record.output_grads[batch.mask]
-            sums[name] = [_add(total, moment) for total, moment in zip(sums.get(name, [0, 0]), (a.T @ a, s.T @ s))]
-    return {name: tuple(total / tokens for total in pair) for name, pair in sums.items()}, tokens / sequences
+            found |= {f"A/{name}": a.T @ a, f"S/{name}": s.T @ s}
+        return found
 
-
-def _add(total, moment):
-    return total + moment.cpu().double()
+    sums = accumulate(batches, moments, checkpoint)
+    tokens, sequences = sums["tokens"].item(), sums["sequences"].item()
+    return {name: (sums[f"A/{name}"] / tokens, sums[f"S/{name}"] / tokens) for name in layers}, tokens / sequences
 
 
 def eigenvectors(pairs: dict, tokens_per_sequence: float) -> dict[str, Block]:
@@ -203,7 +226,7 @@ def eigenvectors(pairs: dict, tokens_per_sequence: float) -> dict[str, Block]:
     for name, (a, s) in pairs.items():
         (values_a, q_a), (values_s, q_s) = (torch.linalg.eigh((m + m.T) / 2) for m in (a, s))
         eigenvalues = tokens_per_sequence * torch.outer(values_s.clamp(min=0), values_a.clamp(min=0))
-        blocks[name] = Block(q_a, q_s, eigenvalues)
+        blocks[name] = Block(*(processes.from_first(x.contiguous()) for x in (q_a, q_s, eigenvalues)))
     return blocks
 
 
@@ -213,15 +236,20 @@ def axes(layer) -> Block:
     return Block(*(torch.eye(width, dtype=torch.float64) for width in (in_width, out_width)), None)
 
 
-def corrected(model, layers, batches, blocks, pseudo=pseudo_gradients, seed=0) -> dict[str, Block]:
+def corrected(model, layers, batches, blocks, pseudo=pseudo_gradients, seed=0, checkpoint=None) -> dict[str, Block]:
     """EK-FAC blocks: the same eigenvectors with Λ = E_sequences[(Q_Sᵀ Dθ Q_A)²]."""
-    totals, sequences, bases = {name: 0 for name in blocks}, 0, None
-    for batch in batches:
-        sequences += len(batch.index)
+    bases = {}
+
+    def squares(batch):
+        found = {"sequences": len(batch.index)}
         for name, record in pseudo(model, layers, batch, seed).items():
-            bases = bases or {key: block.to(record.inputs.device, record.inputs.dtype) for key, block in blocks.items()}
-            totals[name] = _add(totals[name], (bases[name].rotate(record.gradients()) ** 2).sum(0))
-    return {name: Block(block.q_a, block.q_s, totals[name] / sequences) for name, block in blocks.items()}
+            if name not in bases:
+                bases[name] = blocks[name].to(record.inputs.device, record.inputs.dtype)
+            found[f"Λ/{name}"] = (bases[name].rotate(record.gradients()) ** 2).sum(0)
+        return found
+
+    sums = accumulate(batches, squares, checkpoint)
+    return {name: Block(block.q_a, block.q_s, sums[f"Λ/{name}"] / sums["sequences"]) for name, block in blocks.items()}
 
 
 # -- exact matrices, formed or not ----------------------------------------------------------------
@@ -420,41 +448,40 @@ def lissa(matvec, v: dict, scale: float, steps: int) -> dict:
 
 # -- cache ----------------------------------------------------------------------------------------
 
-def cache_key(model, layers, ids, **settings) -> str:
-    """Names the factors of one model (weights included), one list of token sequences and the settings."""
-    digest = hashlib.sha256(json.dumps([sorted(settings.items()), list(layers), ids]).encode())
+def code_version() -> str:
+    """Names the code whose result a kept file is: another version of these rooms fits anew."""
+    rooms = ("stories.py", "processes.py", "capture.py", "curvature.py")
+    return hashlib.sha256(b"".join((Path(__file__).parent / room).read_bytes() for room in rooms)).hexdigest()[:16]
+
+
+def model_key(model) -> str:
+    """Names one model, its weights included."""
+    digest = hashlib.sha256()
     for name, tensor in model.state_dict().items():
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
     return digest.hexdigest()[:24]
 
 
-def save_blocks(blocks: dict[str, Block], path: Path) -> None:
+def cache_key(model, layers, ids, **settings) -> str:
+    """Names the factors of one model, one list of token sequences, the settings and the code."""
+    parts = [code_version(), model_key(model), sorted(settings.items()), list(layers), ids]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
+
+
+def save_blocks(blocks: dict[str, Block], path: Path, **metadata) -> None:
     """Writes the blocks as safetensors, with a checksum; a reader never sees half a file. Raises OSError."""
-    tensors = {f"{name}/{part}": value.contiguous() for name, block in blocks.items() for part, value in vars(block).items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_tensors(tensors, path, checksum=_checksum(tensors))
+    save_checked({f"{name}/{part}": value for name, block in blocks.items() for part, value in vars(block).items()},
+                 path, **metadata)
 
 
 def load_blocks(path: Path) -> dict[str, Block] | None:
     """The blocks stored at `path`; None when there is no such file or its checksum does not fit."""
-    if not path.is_file():
-        return None
-    try:
-        with safe_open(path, "pt") as stored:
-            tensors = {key: stored.get_tensor(key) for key in stored.keys()}
-            intact = stored.metadata().get("checksum") == _checksum(tensors)
-    except (SafetensorError, OSError, AttributeError):
-        intact = False
-    if not intact:
-        warnings.warn(f"the cached factors {path.name} are damaged; fitting them again", stacklevel=2)
-        return None
+    found = load_checked(path, "the cached factors")
+    return found and as_blocks(found[0])
+
+
+def as_blocks(tensors: dict) -> dict[str, Block]:
+    """Blocks of the tensors that `save_blocks` wrote."""
     names = dict.fromkeys(key.rpartition("/")[0] for key in tensors)
     return {name: Block(*(tensors[f"{name}/{part}"] for part in ("q_a", "q_s", "eigenvalues"))) for name in names}
-
-
-def _checksum(tensors):
-    digest = hashlib.sha256()
-    for key in sorted(tensors):
-        digest.update(key.encode() + tensors[key].numpy().tobytes())
-    return digest.hexdigest()

@@ -1,19 +1,24 @@
-"""Whole files or none: everything is written under a temporary name and then renamed; records know what they were made from."""
+"""Whole files or none: everything is written under a temporary name and then renamed; kept work carries its checksum,
+records know what they were made from."""
 import hashlib
 import json
 import os
 import shutil
+import sys
 import time
+import warnings
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from .stories import InputError
 
 STALE = 3600  # seconds after which a temporary folder belongs to a run that was killed
+ROOM = 4 * 2**30  # bytes that a cache may fill
 
 
 @contextmanager
@@ -46,6 +51,35 @@ def save_tensors(tensors: dict, path, **metadata) -> None:
         raise OSError(str(problem)) from None
 
 
+def save_checked(tensors: dict, path: Path, **metadata) -> None:
+    """Writes CPU tensors with their checksum into a folder that may be new. Raises OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    save_tensors(tensors, path, checksum=_checksum(tensors, metadata), **metadata)
+
+
+def load_checked(path: Path, what: str) -> tuple[dict, dict] | None:
+    """`(tensors, metadata)` of `save_checked`; None, and a warning that names `what`, when the file is damaged."""
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, "pt") as stored:
+            tensors, metadata = {key: stored.get_tensor(key) for key in stored.keys()}, stored.metadata() or {}
+        if metadata.pop("checksum", None) == _checksum(tensors, metadata):
+            return tensors, metadata
+    except (SafetensorError, OSError):
+        pass
+    warnings.warn(f"{what} {path.name} are damaged; made again", stacklevel=3)
+    return None
+
+
+def _checksum(tensors, metadata):
+    digest = hashlib.sha256(json.dumps(sorted(metadata.items())).encode())
+    for key in sorted(tensors):
+        digest.update(key.encode() + tensors[key].numpy().tobytes())
+    return digest.hexdigest()
+
+
 def save_text(text: str, path) -> None:
     """Writes UTF-8 text, whole or not at all. Raises OSError."""
     with whole(path) as temporary:  # a path that is not Unicode may be quoted in the text
@@ -74,6 +108,80 @@ def check_writable(path: Path) -> None:
             raise OSError(f"there is no folder {path.parent}")
         if not os.access(folder, os.W_OK | os.X_OK):
             raise OSError(f"the folder {path.parent} may not be changed")
+
+
+# -- kept work ------------------------------------------------------------------------------------
+
+class Checkpoint:
+    """Running sums of a long pass, written every few seconds, so that a killed run goes on where it was."""
+    every = 10  # seconds
+
+    def __init__(self, path: Path):
+        self.path, self._written = path, time.monotonic()
+
+    @classmethod
+    def beside(cls, result: Path, name: str):
+        """The checkpoint of one pass on the way to the file `result`."""
+        return cls(result.with_name(f"{result.stem}.{name}.partial.safetensors"))
+
+    @staticmethod
+    def clear(result: Path) -> None:
+        """Removes the checkpoints of `result`, which is there now."""
+        for path in result.parent.glob(f"{result.stem}.*.partial.safetensors"):
+            path.unlink(missing_ok=True)
+
+    def load(self) -> tuple[dict, int]:
+        """`(sums, batches done)`; `({}, 0)` when there is nothing to go on from."""
+        tensors, metadata = load_checked(self.path, "the half-done sums") or ({}, {"done": 0})
+        return tensors, int(metadata["done"])
+
+    def save(self, sums: dict, done: int) -> None:
+        """Keeps the sums, if the last time is long enough ago. A full disk costs the checkpoint, not the run."""
+        if time.monotonic() - self._written >= self.every:
+            try:
+                save_checked(sums, self.path, done=str(done))
+            except OSError:
+                pass
+            self._written = time.monotonic()
+
+
+@contextmanager
+def lock(path: Path):
+    """Only one process at a time is inside the block for `path`; others wait, and say so. Freed by the system when a
+    process dies. Where no lock can be made (a full or read-only disk) nobody waits: files are whole in any case."""
+    guard = FileLock(path.parent / f".{path.name}.lock")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            guard.acquire(timeout=1)
+        except Timeout:
+            print(f"note: another run is making {path.name}; waiting for it", file=sys.stderr)
+            guard.acquire()
+    except (OSError, NotImplementedError):
+        pass
+    try:
+        yield
+    finally:
+        guard.release()
+
+
+def touch(path: Path) -> None:
+    """Notes that a kept file was used now; on a read-only disk nothing can be noted."""
+    try:
+        os.utime(path)
+    except OSError:
+        pass
+
+
+def bound(folder: Path, newest: Path) -> None:
+    """Removes the longest unused of the kept files until they fit into ROOM, but not `newest`; says what is used."""
+    kept = sorted((p for p in folder.glob("*.safetensors") if p != newest), key=lambda p: p.stat().st_mtime)
+    used = newest.stat().st_size + sum(p.stat().st_size for p in kept)
+    while used > ROOM and kept:
+        used -= kept[0].stat().st_size
+        kept.pop(0).unlink(missing_ok=True)
+    print(f"note: kept in {folder}: {len(kept) + 1} files, {used / 1e6:,.0f} MB (at most {ROOM / 1e6:,.0f}; to clear it, "
+          "delete the folder)", file=sys.stderr)
 
 
 # -- records: what a script measured once, and from what -------------------------------------------

@@ -5,6 +5,7 @@ positive when the copy makes the completion likelier (Grosse et al. 2023, eqs 30
 """
 import torch
 
+from . import processes
 from .capture import backward_pass
 from .curvature import as_parameters, weights
 from .stories import Batch, InputError, batches, logits_of, plain_attention, token_losses, token_texts
@@ -45,9 +46,15 @@ def sequence_scores(model, layers, stream, ihvps, n_train, norms_of=()):
             scores[:, batch.index] += (ihvps[name].flatten(1) @ gradients.flatten(1).T).cpu()
             for at, matrix in enumerate(norms_of):
                 squares[at, batch.index] += matrix.norms(name, gradients).cpu()
+    scores = finite(processes.total(scores))
+    return (scores / n_train, processes.total(squares).sqrt()) if norms_of else scores / n_train
+
+
+def finite(scores):
+    """The scores, checked. Raises InputError."""
     if not torch.isfinite(scores).all():
         raise InputError("some influence scores are not finite: check the model's weights, or raise --damping")
-    return (scores / n_train, squares.sqrt()) if norms_of else scores / n_train
+    return scores
 
 
 def token_scores(captured, ihvps, n_train, queries=None, rows=None) -> torch.Tensor:
@@ -97,7 +104,22 @@ def tokenwise(model, layers, stream, ihvps, n_train, pairs) -> dict[tuple[int, i
         queries, rows = torch.tensor(chosen, device=batch.labels.device).T
         for (query, at), values in zip(chosen, token_scores(captured, ihvps, n_train, queries, rows).cpu()):
             found[query, batch.index[at]] = values[:, :batch.mask[at].sum()]
-    return found
+    return _from_all(found, pairs, len(layers))
+
+
+def _from_all(found, pairs, layers):
+    """`found` of all processes together. They hold different pairs, so sums of tensors filled with zeros will do."""
+    if processes.world() == 1:
+        return found
+    at, lengths = {pair: i for i, pair in enumerate(pairs)}, torch.zeros(len(pairs), dtype=torch.long)
+    for pair, values in found.items():
+        lengths[at[pair]] = values.shape[1]
+    processes.total(lengths)
+    every = torch.zeros(len(pairs), layers, int(lengths.max()), dtype=torch.float32)
+    for pair, values in found.items():
+        every[at[pair], :, :values.shape[1]] = values
+    processes.total(every)
+    return {pair: every[i, :, :lengths[i]] for pair, i in at.items()}
 
 
 def loss_slopes(model, layers, batch, direction) -> torch.Tensor:

@@ -2,16 +2,17 @@
 import json
 import os
 import sys
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from tqdm.auto import tqdm
 
-from . import curvature, influence, show
+from . import curvature, files, influence, processes, show
 from .capture import backward_pass, find_layers
 from .files import check_writable, output, save_tensors, save_text
-from .search import candidates
+from .search import Index, candidates
 from .stories import (Corpus, InputError, Query, batches, complete, context_length, encode_query, load_model,
                       load_queries, load_stories, make_query, positions_budget, tokenise)
 
@@ -43,13 +44,17 @@ class Setting:
         return min(positions_budget(self.model), max(1, floats // (maps * max(map(len, self.corpus.ids)))))
 
     def stream(self, rows=None, label=""):
-        """Length-bucketed batches of the corpus rows (default all), `index` holding corpus rows; a bar on stderr."""
-        rows = list(range(len(self.corpus))) if rows is None else rows
+        """Length-bucketed batches of the corpus rows (default all), `index` holding corpus rows; a bar on stderr.
+
+        Under torchrun every process gets a share of the rows.
+        """
+        rows = range(len(self.corpus)) if rows is None else rows
+        rows = processes.share(sorted(rows, key=lambda row: len(self.corpus.ids[row])))
         ids = [self.corpus.ids[row] for row in rows]
         made = batches(ids, self.batch_size, self.pad_id, self.max_positions())
         # counted in tokens: the short stories come first, so a count of stories would promise too much
-        with tqdm(total=sum(map(len, ids)), desc=label, unit=" tokens", unit_scale=True, disable=self.quiet,
-                  mininterval=0.5) as bar:
+        with tqdm(total=sum(map(len, ids)), desc=label, unit=" tokens", unit_scale=True, mininterval=0.5,
+                  disable=self.quiet or processes.rank() > 0) as bar:
             for batch in made:
                 yield replace(batch.to(self.device), index=[rows[at] for at in batch.index])
                 bar.update(batch.mask.sum().item())
@@ -63,16 +68,21 @@ def fit_sample(total: int, limit: int, seed: int) -> list[int]:
 
 
 def fit(setting: Setting, method="ekfac", fit_limit=2000, seed=0, damping=None, cache=None) -> curvature.Curvature:
-    """The curvature of the tracked layers; read from the folder `cache` when the same was fitted before."""
+    """The curvature of the tracked layers; read from the folder `cache` when the same was fitted before.
+
+    With a cache a killed fit goes on where it was, and of two that fit the same at once one waits for the other.
+    """
     if method == "identity":
         return curvature.Identity(setting.layers)
     rows = fit_sample(len(setting.corpus), fit_limit, seed)
     path = cache_path(setting, cache, rows, method, seed) if cache else None
     blocks = curvature.load_blocks(path) if path else None
     if blocks is None:
-        blocks = fit_now(setting, rows, method, seed)
-        if path:
-            keep(blocks, path)
+        with files.lock(path) if path and processes.rank() == 0 else nullcontext():
+            blocks = curvature.load_blocks(path) if path and processes.world() == 1 else None  # made while we waited
+            blocks = blocks or fit_and_keep(setting, rows, method, seed, path)
+    elif path:
+        files.touch(path)
     return curvature.METHODS[method]({name: blocks[name] for name in setting.layers}, damping)
 
 
@@ -83,34 +93,80 @@ def cache_path(setting, cache, rows, method, seed) -> Path:
     return Path(cache).expanduser() / f"{method}-{key}.safetensors"
 
 
-def fit_now(setting, rows, method, seed):
+def fit_and_keep(setting, rows, method, seed, path=None):
+    """Fits the blocks and saves them at `path`; a full or read-only disk costs what is kept, not the run."""
+    blocks = fit_now(setting, rows, method, seed, path)
+    if path and processes.rank() == 0:
+        try:
+            curvature.save_blocks(blocks, path)
+            files.Checkpoint.clear(path)
+            files.bound(path.parent, path)
+        except OSError as problem:
+            print(f"note: the factors were not cached in {path.parent} ({problem.strerror or problem}); "
+                  "--cache chooses another folder", file=sys.stderr)
+    return blocks
+
+
+def fit_now(setting, rows, method, seed, keep=None):
     """Fits the blocks; numbers that overflow become one line for the user."""
     passes = iter(["fitting A and S", "fitting Λ"])
     try:
         return curvature.fit_blocks(method, setting.model, setting.layers,
-                                    lambda: setting.stream(rows, next(passes)), seed=seed)
+                                    lambda: setting.stream(rows, next(passes)), seed=seed, keep=keep)
     except torch.linalg.LinAlgError:
         raise InputError("the curvature is not finite: check the model's weights and the stories") from None
 
 
-def keep(blocks, path):
-    """Saves fitted factors; a full or read-only disk costs the cache, not the run."""
-    try:
-        curvature.save_blocks(blocks, path)
-    except OSError as problem:
-        print(f"note: the factors were not cached in {path.parent} ({problem.strerror or problem}); "
-              "--cache chooses another folder", file=sys.stderr)
+# -- through an index -----------------------------------------------------------------------------
 
+def open_index(setting: Setting, folder, method="ekfac", fit_limit=2000, seed=0, damping=None, cache=None) -> Index:
+    """The index in `folder`, complete for the setting's stories: opened, added to, or built with factors fitted now.
+
+    Raises InputError when it belongs to something else, or cannot be written.
+    """
+    folder = Path(folder).expanduser()
+    settings = {"layers": list(setting.layers), "method": method, "fit limit": fit_limit, "seed": seed, "λ": damping or "auto"}
+    with output(folder), files.lock(folder) if processes.rank() == 0 else nullcontext():
+        index = Index.open(folder, setting.model, **settings)
+        processes.wait()  # nobody creates it while another still looks
+        if index is None:
+            matrix = fit(setting, method, fit_limit, seed, damping, cache)
+            index = Index.create(folder, setting.model, matrix, **settings)
+        rows = index.missing(setting.corpus)
+        if rows and processes.rank() == 0:
+            print(f"note: adding {len(rows)} stories to the index in {folder}, about "
+                  f"{len(rows) * index.story_bytes() / 1e6:,.0f} MB", file=sys.stderr)
+        index.add(setting.model, setting.layers, setting.corpus, lambda part: setting.stream(part, "indexing"), rows)
+        processes.wait()
+    return index
+
+
+def explain_indexed(setting: Setting, queries: list[Query], index: Index, top=10) -> list[dict]:
+    """As `explain`, from an index: its scores choose a short list, whose gradients give exact scores and tokens."""
+    model, layers, total = setting.model, setting.layers, len(setting.corpus)
+    gradients, log_probs = encoded_gradients(setting, queries)
+    rough = influence.finite(index.scores(gradients, setting.corpus))
+    ihvps = index.matrix.solve(gradients)
+    listed = influence.top_indices(rough, top + max(5, top // 2))
+    pairs = [(query, row) for query, sides in enumerate(listed) for row in sides[0] + sides[1]]
+    chosen = setting.stream(sorted({row for _, row in pairs}), "tokens")
+    values = influence.tokenwise(model, layers, chosen, ihvps, total, pairs)
+    exact = torch.zeros_like(rough)
+    for (query, row), value in values.items():
+        exact[query, row] = value.sum()
+    return told(setting, queries, log_probs, influence.top_indices(exact, top), values)
+
+
+# -- exactly ---------------------------------------------------------------------------------------
 
 def explain(setting: Setting, queries: list[Query], matrix: curvature.Curvature, top=10, prefilter=None,
             every_token=False) -> tuple[list[dict], dict[str, torch.Tensor]]:
     """The `queries` part of the JSON, for every query its `top` positive, then `top` negative stories; and all scores:
     `sequence (Q, N)`, with `every_token` also `token (Q, N, T)`, 0 at padding and outside the prefilter."""
-    model, layers, corpus, total = setting.model, setting.layers, setting.corpus, len(setting.corpus)
-    encoded = [encode_query(setting.tokenizer, query, context_length(model)) for query in queries]
-    gradients, log_probs = influence.query_gradients(model, layers, encoded, setting.pad_id)
+    model, layers, total = setting.model, setting.layers, len(setting.corpus)
+    gradients, log_probs = encoded_gradients(setting, queries)
     ihvps = matrix.solve(gradients)
-    rows = matching(queries, corpus, prefilter) if prefilter else None
+    rows = matching(queries, setting.corpus, prefilter) if prefilter else None
     if every_token:
         scores = all_token_scores(setting, ihvps, rows)
     else:
@@ -119,11 +175,21 @@ def explain(setting: Setting, queries: list[Query], matrix: curvature.Curvature,
     pairs = [(query, row) for query, (positive, negative) in enumerate(picks) for row in positive + negative]
     chosen = setting.stream(sorted({row for _, row in pairs}), "tokens")
     values = influence.tokenwise(model, layers, chosen, ihvps, total, pairs)
-    entries = [{"prompt": query.prompt, "completion": query.completion, "log_prob": log_probs[at].item(),
-                "influences": [influence.entry(rank, row, corpus, values[at, row], list(layers), setting.tokenizer)
-                               for side in picks[at] for rank, row in enumerate(side, start=1)]}
-               for at, query in enumerate(queries)]
-    return entries, scores
+    return told(setting, queries, log_probs, picks, values), scores
+
+
+def encoded_gradients(setting, queries):
+    """`query_gradients` of queries in words."""
+    encoded = [encode_query(setting.tokenizer, query, context_length(setting.model)) for query in queries]
+    return influence.query_gradients(setting.model, setting.layers, encoded, setting.pad_id)
+
+
+def told(setting, queries, log_probs, picks, values) -> list[dict]:
+    """Queries, log-probabilities, the rows picked and their token values as the JSON has them."""
+    return [{"prompt": query.prompt, "completion": query.completion, "log_prob": log_probs[at].item(),
+             "influences": [influence.entry(rank, row, setting.corpus, values[at, row], list(setting.layers), setting.tokenizer)
+                            for side in picks[at] for rank, row in enumerate(side, start=1)]}
+            for at, query in enumerate(queries)]
 
 
 def matching(queries, corpus, count) -> list[int]:
@@ -144,10 +210,7 @@ def all_token_scores(setting, ihvps, rows) -> dict[str, torch.Tensor]:
         for query in range(queries):  # one at a time: memory stays that of a batch
             values = influence.token_scores(captured, ihvps, total, [query] * len(every), every)
             token[query, batch.index, :values.shape[-1]] = values.sum(1).cpu()
-    sequence = token.sum(-1)
-    if not torch.isfinite(sequence).all():
-        raise InputError("some influence scores are not finite: check the model's weights, or raise --damping")
-    return {"sequence": sequence, "token": token}
+    return {"sequence": influence.finite(processes.total(token).sum(-1)), "token": token}
 
 
 # -- the command line -----------------------------------------------------------------------------
@@ -155,7 +218,8 @@ def all_token_scores(setting, ihvps, rows) -> dict[str, torch.Tensor]:
 def run(args) -> None:
     """Does what the parsed command line asks; raises InputError with one clear line."""
     check_outputs(args)
-    model, tokenizer = load_model(args.model, args.device)
+    model, tokenizer = load_model(args.model, args.device, args.precision)
+    processes.start(model.device)
     layers = find_layers(model, args.scope)
     queries = read_queries(args, model, tokenizer)
     max_tokens = min(args.max_tokens, context_length(model))
@@ -164,15 +228,24 @@ def run(args) -> None:
     if args.top > len(corpus):
         raise InputError(f"--top {args.top} asks for more than the {len(corpus)} stories there are: give at most {len(corpus)}")
     setting = Setting(model, tokenizer, layers, corpus, args.batch_size)
-    matrix = fit(setting, args.method, args.fit_limit, args.seed, args.damping, None if args.cache == "none" else args.cache)
-    entries, scores = explain(setting, queries, matrix, args.top, args.prefilter, bool(args.all_scores))
+    how = args.method, args.fit_limit, args.seed, args.damping, None if args.cache == "none" else args.cache
+    if args.index:
+        index = open_index(setting, args.index, *how)
+        matrix, entries, scores = index.matrix, explain_indexed(setting, queries, index, args.top), None
+    else:
+        matrix = fit(setting, *how)
+        entries, scores = explain(setting, queries, matrix, args.top, args.prefilter, bool(args.all_scores))
     result = {"model": args.model, "stories": args.stories, "method": args.method, "n_train": len(corpus),
               "unit": show.UNIT, "damping": matrix.damping, "queries": entries}
-    deliver(result, scores, args)
+    if processes.rank() == 0:
+        deliver(result, scores, args)
+    processes.stop()
 
 
 def check_outputs(args):
-    """Says before any long work that an output cannot be written, or would overwrite what is read."""
+    """Says before any long work that an output cannot be written, would overwrite what is read, or cannot be had."""
+    if args.index and (args.all_scores or args.prefilter or args.method == "identity"):
+        raise InputError("--index goes neither with --all-scores nor --prefilter nor --method identity: leave one of them out")
     taken = {Path(name).expanduser().resolve() for name in (args.queries, args.stories) if name}
     for path in filter(None, (args.json, args.html, args.all_scores)):
         check_writable(path)

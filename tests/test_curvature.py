@@ -250,7 +250,7 @@ def test_cache_round_trip_damage_and_key(tmp_path):
     flipped[-5] ^= 1
     for damaged in (bytes(flipped), whole[: len(whole) // 2], b"", b"not a cache"):
         path.write_bytes(damaged)
-        with pytest.warns(UserWarning, match="damaged; fitting them again"):
+        with pytest.warns(UserWarning, match="damaged; made again"):
             assert load_blocks(path) is None
     key = cache_key(model, layers, ids, method="ekfac", seed=0)
     assert key == cache_key(model, layers, ids, method="ekfac", seed=0)

@@ -1,0 +1,58 @@
+"""Many processes as one, under torchrun: which share is mine, and what all have found together.
+
+Started without torchrun there is one process, and everything here gives back what it was given.
+"""
+import os
+
+import torch
+import torch.distributed as group
+
+
+def start(device) -> None:
+    """Joins the processes that torchrun started: gloo on CPUs, NCCL for what lies on GPUs."""
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not group.is_initialized():
+        group.init_process_group("cpu:gloo,cuda:nccl" if torch.device(device).type == "cuda" else "gloo")
+
+
+def stop() -> None:
+    """Leaves the group."""
+    if group.is_initialized():
+        group.destroy_process_group()
+
+
+def world() -> int:
+    """How many processes there are."""
+    return group.get_world_size() if group.is_initialized() else 1
+
+
+def rank() -> int:
+    """My number among them, from 0. Process 0 prints and writes."""
+    return group.get_rank() if group.is_initialized() else 0
+
+
+def share(rows: list[int]) -> list[int]:
+    """My part of the rows: every `world()`-th, so that rows in order of length give equal work."""
+    if world() == 1:
+        return rows
+    from datasets import Dataset
+    return list(Dataset.from_dict({"row": rows}).shard(world(), rank(), contiguous=False)["row"])
+
+
+def total(tensor: torch.Tensor) -> torch.Tensor:
+    """The sum over all processes, in place; every process gets the same bits."""
+    if world() > 1:
+        group.all_reduce(tensor)
+    return tensor
+
+
+def from_first(tensor: torch.Tensor) -> torch.Tensor:
+    """Process 0's values for all, in place: eigenvectors are unique only up to sign, and machines differ."""
+    if world() > 1:
+        group.broadcast(tensor, 0)
+    return tensor
+
+
+def wait() -> None:
+    """Returns once all processes have come here."""
+    if world() > 1:
+        group.barrier()
