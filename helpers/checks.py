@@ -918,3 +918,151 @@ def noise_ceiling(answer):
             _ceiling(one, other, _pearson),
     }, tolerance=1e-5, what="the ceiling")
     return "equal to scipy's Spearman of two halves, Spearman–Brown and the square root, over 24 subsets"
+
+
+# -- 07 scaling up --------------------------------------------------------------------------------
+
+def _counted(work):
+    """Multiply-adds of matrix products as PyTorch counts them while they really run."""
+    from torch.utils.flop_counter import FlopCounterMode
+    with FlopCounterMode(display=False) as counter:
+        work()
+    return counter.get_total_flops() // 2
+
+
+@check
+def multiplications(answer):
+    """`answer(out, width, tokens, queries, rank) → (3,)`, against PyTorch's counter over products that really run."""
+    out, width, tokens, queries, rank = 6, 11, 5, 3, 2
+    value = call(answer, out, width, tokens, queries, rank)
+    Ds, a, P, U, V = torch.ones(tokens, out), torch.ones(tokens, width), torch.ones(queries, out, width), \
+        torch.ones(queries, out, rank), torch.ones(queries, rank, width)
+
+    def dots(left, right):  # as (1, k) @ (k, 1) products, which the counter sees
+        return left.reshape(-1, 1, left.shape[-1]) @ right.expand_as(left).reshape(-1, left.shape[-1], 1)
+
+    forming, product = _counted(lambda: Ds.T @ a), _counted(lambda: P.flatten(1) @ (Ds.T @ a).flatten()[:, None])
+    product -= forming
+    moved, ends = _counted(lambda: Ds @ P), _counted(lambda: dots(Ds @ P, a)) - _counted(lambda: Ds @ P)
+    sides = _counted(lambda: (Ds @ U, a @ V.transpose(1, 2)))
+    meeting = _counted(lambda: dots(Ds @ U, a @ V.transpose(1, 2))) - sides
+    truth = torch.tensor([forming + product, moved + ends, sides + meeting])
+    compare(value, truth, {
+        "the gradient is formed once for all queries: only the products with P are made for each":
+            torch.tensor([queries * (forming + product // queries), moved + ends, sides + meeting]),
+        "the gradient has to be formed too: out · tokens · in+1, once": torch.tensor([product, moved + ends, sides + meeting]),
+        "the last step is missing: a dot product for every token and query": torch.tensor([forming + product, moved, sides]),
+        "in the second and third way everything is done for every query":
+            torch.tensor([forming + product, (moved + ends) // queries, (sides + meeting) // queries]),
+        "U and V are applied to every token: the third way lacks the factor tokens":
+            torch.tensor([forming + product, moved + ends, queries * rank * (out + width + 1)]),
+        "counted multiplications and additions: one multiply-add counts once": 2 * truth,
+    }, tolerance=1e-9, what="the counts")
+    return "equal to PyTorch's own count over the products as they run"
+
+
+@check
+def recall(answer):
+    """`answer(exact (Q, N), approximate (Q, N), k, m) → scalar`, against sets of places, query by query."""
+    draw, queries, count, k, m = _draws(72), 5, 60, 8, 19
+    exact = draw(queries, count)
+    approximate = exact + 1.5 * draw(queries, count)
+    value = call(answer, exact.clone(), approximate.clone(), k, m)
+
+    def best(row, count, key=float):
+        return set(sorted(range(len(row)), key=lambda i: -key(row[i]))[:count])
+
+    def share(one, other, k, m, by, key=float):
+        hits = [len(best(a, k, key) & best(b, m, key)) for a, b in zip(one.tolist(), other.tolist())]
+        return sum(hits) / (by * len(hits))
+
+    pooled = len(best(exact.flatten().tolist(), k) & best(approximate.flatten().tolist(), m)) / k
+    compare(value, share(exact, approximate, k, m, k), {
+        "that is precision: the share of the m candidates that are good; recall divides by k": share(exact, approximate, k, m, m),
+        "exact and approximate are exchanged": share(approximate, exact, k, m, k),
+        "the m best of the exact scores were sought among the k best of the approximate": share(approximate, exact, k, m, m),
+        "by magnitude: largest means most positive": share(exact, approximate, k, m, k, abs),
+        "the smallest, not the largest": share(-exact, -approximate, k, m, k),
+        "both lists were cut at k: the approximate one may propose m": share(exact, approximate, k, k, k),
+        "all queries were thrown together: choose for each query its own": pooled,
+        "that is a sum over the queries: take the mean": queries * share(exact, approximate, k, m, k),
+    }, tolerance=1e-6, what="the recall")
+    return "equal to counting with sets, query by query"
+
+
+@check
+def whiten(answer):
+    """`answer(gradients (B, out, in+1), q_s, q_a, Λ, λ, k) → (B, k)`: dot products against dense solves."""
+    draw, out, width, rows, damping = _draws(72), 3, 4, 5, 0.3
+    q_s, q_a = (torch.linalg.qr(draw(n, n))[0] for n in (out, width))
+    eigenvalues, gradients = draw(out, width).exp(), draw(rows, out, width)
+    basis, flat = torch.kron(q_s, q_a), gradients.flatten(1)
+
+    def dense(coordinates, values=eigenvalues, damping=damping):  # G in these directions only, solved
+        part = basis[:, coordinates]
+        G = part.T @ (basis * values.flatten()) @ basis.T @ part
+        reached = flat @ part
+        return reached @ torch.linalg.solve(G + damping * torch.eye(len(coordinates), dtype=G.dtype), reached.T)
+
+    order = sorted(range(out * width), key=lambda i: -eigenvalues.flatten()[i])
+    whole, k = list(range(out * width)), 7
+    arguments = q_s.clone(), q_a.clone(), eigenvalues.clone(), damping
+    value, cut = (call(answer, gradients.clone(), *arguments, count) for count in (out * width, k))
+    for vectors, count in ((value, out * width), (cut, k)):
+        if not isinstance(vectors, torch.Tensor) or vectors.shape != (rows, count):
+            shape = tuple(vectors.shape) if isinstance(vectors, torch.Tensor) else type(vectors).__name__
+            raise Wrong(f"expected vectors of shape {(rows, count)}, got {shape}")
+    turned = (q_s @ gradients @ q_a.T) / (eigenvalues + damping).sqrt()
+    rotated = q_s.T @ gradients @ q_a
+    products = {
+        "divided by Λ+λ, so its product is divided by (Λ+λ)²: take the square root": rotated / (eigenvalues + damping),
+        "multiplied by √(Λ+λ): the inverse divides": rotated * (eigenvalues + damping).sqrt(),
+        "rotated the wrong way round: eigenvectors stand in columns, so Q_Sᵀ Dθ Q_A": turned,
+        "the damping is missing": rotated / eigenvalues.sqrt(),
+        "not rotated: Λ belongs to the eigenvectors' directions": gradients / (eigenvalues + damping).sqrt(),
+        "not divided at all: that is the plain dot product": rotated,
+    }
+    compare(value.double() @ value.double().T, dense(whole),
+            {message: x.flatten(1) @ x.flatten(1).T for message, x in products.items()}, 1e-6, "the dot products of all coordinates")
+    compare(cut.double() @ cut.double().T, dense(order[:k]), {
+        "those are the k smallest: keep the directions with the largest Λ/(Λ+λ)": dense(order[-k:]),
+        "those are the first k: choose by Λ/(Λ+λ)": dense(whole[:k]),
+    }, 1e-6, f"the dot products of {k} coordinates")
+    best = (rotated / (eigenvalues + damping).sqrt()).flatten(1)[:, sorted(order[:k])]
+    compare(cut, best, {}, 1e-6, "the order of the coordinates (keep that of the flattened layer; sort their places)")
+    return "dot products equal to dense solves, whole and cut to 7 of 12 directions"
+
+
+@check
+def together(answer):
+    """`answer([A], [tokens], [Λ], [sequences]) → (A, Λ)`, against both measured over the union."""
+    draw, width = _draws(73), 3
+    lengths, processes = ((4, 9, 2), (12, 5)), []
+    for part in lengths:
+        processes.append([(draw(length, width), draw(2, width)) for length in part])
+
+    def measured(stories):
+        a = torch.cat([tokens for tokens, _ in stories])
+        return a.T @ a / len(a), torch.stack([g ** 2 for _, g in stories]).mean(0)
+
+    parts, tokens = [measured(stories) for stories in processes], [sum(part) for part in lengths]
+    (A_1, L_1), (A_2, L_2) = parts
+    sequences = [len(part) for part in lengths]
+    value = call(answer, [A_1.clone(), A_2.clone()], list(tokens), [L_1.clone(), L_2.clone()], list(sequences))
+    if not isinstance(value, (tuple, list)) or len(value) != 2:
+        raise Wrong("expected a pair (A, Λ)")
+    truth = measured(processes[0] + processes[1])
+    weigh = lambda one, two, counts: (counts[0] * one + counts[1] * two) / sum(counts)
+    for got, right, one, two, counts, other, name, unit in (
+            (value[0], truth[0], A_1, A_2, tokens, sequences, "A", "tokens"),
+            (value[1], truth[1], L_1, L_2, sequences, tokens, "Λ", "sequences")):
+        if got is None or got is ...:
+            raise NotAttempted
+        compare(got, right, {
+            f"{name} is the mean of the two means: the process with more {unit} has to count more": (one + two) / 2,
+            f"{name} is a sum: divide by the {unit} of both": counts[0] * one + counts[1] * two,
+            f"{name} is the sum of the two means": one + two,
+            f"{name} was weighted by the wrong count: it is a mean over {unit}": weigh(one, two, other),
+            f"{name} of one process only": one,
+        }, 1e-9, name)
+    return "A and Λ equal to those measured over the stories of both"
