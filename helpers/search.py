@@ -151,7 +151,8 @@ class Index:
         for name, value in wanted.items():
             if kept.get(name) != value:
                 raise InputError(_other(folder, name, kept.get(name), value))
-        matrix = METHODS[kept["method"]](as_blocks(tensors))
+        blocks = as_blocks(tensors)  # in the file's order; the vectors stand in the model's
+        matrix = METHODS[kept["method"]]({name: blocks[name] for name in kept["damping"]})
         matrix.damping = kept["damping"]
         return cls(folder, matrix, kept)
 
