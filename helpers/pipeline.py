@@ -125,7 +125,8 @@ def open_index(setting: Setting, folder, method="ekfac", fit_limit=2000, seed=0,
     Raises InputError when it belongs to something else, or cannot be written.
     """
     folder = Path(folder).expanduser()
-    settings = {"layers": list(setting.layers), "method": method, "fit limit": fit_limit, "seed": seed, "λ": damping or "auto"}
+    settings = {"layers": list(setting.layers), "method": method, "fit limit": fit_limit, "seed": seed,
+                "λ": "auto" if damping is None else damping}
     with output(folder), files.lock(folder) if processes.rank() == 0 else nullcontext():
         index = Index.open(folder, setting.model, **settings)
         processes.wait()  # nobody creates it while another still looks
