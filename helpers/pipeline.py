@@ -110,6 +110,8 @@ def fit_and_keep(setting, rows, method, seed, path=None):
 def fit_now(setting, rows, method, seed, keep=None):
     """Fits the blocks; numbers that overflow become one line for the user."""
     passes = iter(["fitting A and S", "fitting Λ"])
+    if keep:  # half-done sums count batches, so they are good for batches of the same make only
+        keep = keep.with_stem(f"{keep.stem}.{setting.batch_size}-{setting.max_positions()}")
     try:
         return curvature.fit_blocks(method, setting.model, setting.layers,
                                     lambda: setting.stream(rows, next(passes)), seed=seed, keep=keep)
