@@ -133,6 +133,7 @@ def open_index(setting: Setting, folder, method="ekfac", fit_limit=2000, seed=0,
         index = Index.open(folder, setting.model, **settings)
         processes.wait()  # nobody creates it while another still looks
         if index is None:
+            files.check_folder(folder)
             matrix = fit(setting, method, fit_limit, seed, damping, cache)
             index = Index.create(folder, setting.model, matrix, **settings)
         rows = index.missing(setting.corpus)
