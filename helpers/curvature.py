@@ -168,7 +168,7 @@ def accumulate(batches, contribution, checkpoint=None) -> dict[str, torch.Tensor
             sums[name] = sums.get(name, 0) + torch.as_tensor(part).cpu().double()
         if checkpoint:
             checkpoint.save(sums, at)
-    return {name: processes.total(sums[name]) for name in sorted(sums)}
+    return processes.totals(sums)
 
 
 # -- pseudo-gradients: the loss with labels drawn from the model ---------------------------------
