@@ -30,7 +30,7 @@ for total in (0, 1, 2, 7):
 shares["sum"] = processes.total(torch.tensor([1.0 + processes.rank()])).tolist()
 shares["first"] = processes.from_first(torch.tensor([5.0 + processes.rank()])).tolist()
 shares["any"] = [processes.anywhere(False), processes.anywhere(processes.rank() == 1), processes.anywhere(True)]
-mine = {"b": torch.ones(2, dtype=torch.float64), "a": torch.tensor(2.0)} if processes.rank() else {}
+mine = {"b": torch.ones(2, dtype=torch.float64), "a": torch.tensor(2.0, dtype=torch.float64)} if processes.rank() else {}
 shares["totals"] = [[name, part.tolist()] for name, part in processes.totals(mine).items()]
 shares["who"] = [processes.rank(), processes.world()]
 (out / f"shares.{processes.rank()}.json").write_text(json.dumps(shares))
