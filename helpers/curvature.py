@@ -168,7 +168,7 @@ def accumulate(batches, contribution, checkpoint=None) -> dict[str, torch.Tensor
             sums[name] = sums.get(name, 0) + torch.as_tensor(part).cpu().double()
         if checkpoint:
             checkpoint.save(sums, at)
-    return {name: processes.total(sums[name]) for name in sorted(sums)}
+    return processes.totals(sums)
 
 
 # -- pseudo-gradients: the loss with labels drawn from the model ---------------------------------
@@ -448,9 +448,9 @@ def lissa(matvec, v: dict, scale: float, steps: int) -> dict:
 
 # -- cache ----------------------------------------------------------------------------------------
 
-def code_version() -> str:
-    """Names the code whose result a kept file is: another version of these rooms fits anew."""
-    rooms = ("stories.py", "processes.py", "capture.py", "curvature.py")
+def code_version(*more) -> str:
+    """Names the code whose result a kept file is: another version of these rooms, and of `more`, makes it anew."""
+    rooms = ("stories.py", "processes.py", "capture.py", "curvature.py", *more)
     return hashlib.sha256(b"".join((Path(__file__).parent / room).read_bytes() for room in rooms)).hexdigest()[:16]
 
 

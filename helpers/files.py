@@ -1,5 +1,6 @@
 """Whole files or none: everything is written under a temporary name and then renamed; kept work carries its checksum,
 records know what they were made from."""
+import errno
 import hashlib
 import json
 import os
@@ -108,6 +109,13 @@ def check_writable(path: Path) -> None:
             raise OSError(f"there is no folder {path.parent}")
         if not os.access(folder, os.W_OK | os.X_OK):
             raise OSError(f"the folder {path.parent} may not be changed")
+
+
+def check_folder(path: Path) -> None:
+    """Makes the folder if it is new; raises OSError, before any long work, when nothing could be written in it."""
+    path.mkdir(parents=True, exist_ok=True)
+    if not os.access(path, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
 
 # -- kept work ------------------------------------------------------------------------------------

@@ -109,7 +109,7 @@ def tokenwise(model, layers, stream, ihvps, n_train, pairs) -> dict[tuple[int, i
 
 def _from_all(found, pairs, layers):
     """`found` of all processes together. They hold different pairs, so sums of tensors filled with zeros will do."""
-    if processes.world() == 1:
+    if processes.world() == 1 or not pairs:
         return found
     at, lengths = {pair: i for i, pair in enumerate(pairs)}, torch.zeros(len(pairs), dtype=torch.long)
     for pair, values in found.items():

@@ -77,7 +77,7 @@ def fit(setting: Setting, method="ekfac", fit_limit=2000, seed=0, damping=None, 
     rows = fit_sample(len(setting.corpus), fit_limit, seed)
     path = cache_path(setting, cache, rows, method, seed) if cache else None
     blocks = curvature.load_blocks(path) if path else None
-    if blocks is None:
+    if processes.anywhere(blocks is None):
         with files.lock(path) if path and processes.rank() == 0 else nullcontext():
             blocks = curvature.load_blocks(path) if path and processes.world() == 1 else None  # made while we waited
             blocks = blocks or fit_and_keep(setting, rows, method, seed, path)
@@ -110,6 +110,8 @@ def fit_and_keep(setting, rows, method, seed, path=None):
 def fit_now(setting, rows, method, seed, keep=None):
     """Fits the blocks; numbers that overflow become one line for the user."""
     passes = iter(["fitting A and S", "fitting Λ"])
+    if keep:  # half-done sums count batches, so they are good for batches of the same make only
+        keep = keep.with_stem(f"{keep.stem}.{setting.batch_size}-{setting.max_positions()}")
     try:
         return curvature.fit_blocks(method, setting.model, setting.layers,
                                     lambda: setting.stream(rows, next(passes)), seed=seed, keep=keep)
@@ -125,14 +127,18 @@ def open_index(setting: Setting, folder, method="ekfac", fit_limit=2000, seed=0,
     Raises InputError when it belongs to something else, or cannot be written.
     """
     folder = Path(folder).expanduser()
-    settings = {"layers": list(setting.layers), "method": method, "fit limit": fit_limit, "seed": seed, "λ": damping or "auto"}
+    settings = {"layers": list(setting.layers), "method": method, "fit limit": fit_limit, "seed": seed,
+                "λ": "auto" if damping is None else damping}
     with output(folder), files.lock(folder) if processes.rank() == 0 else nullcontext():
+        processes.wait()  # nobody looks while another run still builds it
         index = Index.open(folder, setting.model, **settings)
         processes.wait()  # nobody creates it while another still looks
         if index is None:
+            files.check_folder(folder)
             matrix = fit(setting, method, fit_limit, seed, damping, cache)
             index = Index.create(folder, setting.model, matrix, **settings)
         rows = index.missing(setting.corpus)
+        processes.wait()  # nobody adds while another still counts
         if rows and processes.rank() == 0:
             print(f"note: adding {len(rows)} stories to the index in {folder}, about "
                   f"{len(rows) * index.story_bytes() / 1e6:,.0f} MB", file=sys.stderr)

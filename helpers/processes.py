@@ -45,6 +45,23 @@ def total(tensor: torch.Tensor) -> torch.Tensor:
     return tensor
 
 
+def totals(tensors: dict) -> dict:
+    """`total` of every tensor, by name in alphabetical order; a process whose share was empty has none of them."""
+    if world() > 1:
+        shapes = [None] * world()
+        group.all_gather_object(shapes, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
+        for theirs in shapes:
+            for name, size in theirs.items():
+                if name not in tensors:
+                    tensors[name] = torch.zeros(size, dtype=torch.float64)
+    return {name: total(tensors[name]) for name in sorted(tensors)}
+
+
+def anywhere(flag: bool) -> bool:
+    """Whether it is so in one process at least: what all must decide alike."""
+    return bool(total(torch.tensor(int(flag))))
+
+
 def from_first(tensor: torch.Tensor) -> torch.Tensor:
     """Process 0's values for all, in place: eigenvectors are unique only up to sign, and machines differ."""
     if world() > 1:

@@ -132,7 +132,7 @@ class Index:
     def create(cls, folder, model, matrix, coordinates=MOST_COORDINATES, **settings):
         """A new, empty index for the model and its fitted curvature; `settings` are what else it depends on. Raises OSError."""
         total = sum(block.eigenvalues.numel() for block in matrix.blocks.values())
-        settings = {"model": model_key(model), "code": code_version(), "method": matrix.name,
+        settings = {"model": model_key(model), "code": code_version("search.py"), "method": matrix.name,
                     "coordinates": min(coordinates, total), "damping": matrix.damping, **settings}
         save_blocks(matrix.blocks, Path(folder) / "head.safetensors", settings=json.dumps(settings))
         return cls(folder, matrix, settings)
@@ -147,11 +147,12 @@ class Index:
         if stored is None:
             raise InputError(f"the index in {folder} is damaged: delete the folder, and it will be built again")
         tensors, kept = stored[0], json.loads(stored[1]["settings"])
-        wanted = {"model": model_key(model), "code": code_version(), **settings}
+        wanted = {"model": model_key(model), "code": code_version("search.py"), **settings}
         for name, value in wanted.items():
             if kept.get(name) != value:
                 raise InputError(_other(folder, name, kept.get(name), value))
-        matrix = METHODS[kept["method"]](as_blocks(tensors))
+        blocks = as_blocks(tensors)  # in the file's order; the vectors stand in the model's
+        matrix = METHODS[kept["method"]]({name: blocks[name] for name in kept["damping"]})
         matrix.damping = kept["damping"]
         return cls(folder, matrix, kept)
 

@@ -442,7 +442,7 @@ def fused_attention(model):
         yield
     finally:
         for block in blocks:
-            del block._attn
+            vars(block).pop("_attn", None)  # an inner block may have been here
 
 
 def _fused(block, query, key, value, attention_mask=None):

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 import hub  # noqa: E402
-from helpers import pipeline  # noqa: E402
+from helpers import curvature, files, pipeline, search  # noqa: E402
 from helpers.__main__ import main  # noqa: E402
 from test_stories import make_model, make_tokenizer, save_pickled  # noqa: E402
 
@@ -76,6 +76,11 @@ def result(cli, tmp_path):
         assert code == 0, err
         return json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
     return run
+
+
+def visible(folder):
+    """What is kept in a folder, without its lock files."""
+    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
 
 
 def snapshot(*folders):
@@ -443,7 +448,7 @@ def test_one_output_that_fails_does_not_cost_the_others(on_small_disk, tmp_path)
 def test_full_disk_for_the_cache_costs_only_the_cache(on_small_disk, tmp_path):
     code, out, err = on_small_disk(PROMPT, "--cache", tmp_path / "cache")
     assert code == 0 and "note: the factors were not cached" in err and "Stories that raise" in out
-    assert list((tmp_path / "cache").iterdir()) == []
+    assert visible(tmp_path / "cache") == []
     (tmp_path / "file").write_text("x")
     code, _, err = on_small_disk(PROMPT, "--cache", tmp_path / "file" / "cache")
     assert code == 0 and "note: the factors were not cached" in err
@@ -481,7 +486,7 @@ def test_cache_is_used_checked_and_repaired(cli, tmp_path):
         return (tmp_path / "a.json").read_bytes(), err
 
     fresh, err = run()
-    (kept,) = cache.iterdir()
+    (kept,) = visible(cache)
     assert "fitting" in err and run("--cache", "none")[0] == fresh
     again, err = run()
     assert again == fresh and "fitting" not in err
@@ -501,7 +506,7 @@ def test_leftovers_are_harmless_and_old_ones_go(cli, tmp_path):
         (tmp_path / f".tokenwise-{name}.partial" / "ekfac.safetensors").write_bytes(b"half a fi")
     os.utime(tmp_path / ".tokenwise-old.partial", (time.time() - 7200,) * 2)
     assert cli(PROMPT, "--cache", tmp_path)[0] == 0
-    names = sorted(path.name for path in tmp_path.iterdir())
+    names = sorted(path.name for path in tmp_path.iterdir() if path.suffix != ".lock")
     assert len(names) == 2 and names[0] == ".tokenwise-new.partial" and names[1].endswith(".safetensors")
 
 
@@ -532,39 +537,308 @@ def test_interrupted_and_killed_in_mid_fit_then_the_same_again(house, cli, tmp_p
         assert process.returncode == code and out == b"" and "Traceback" not in said and "scoring" not in said, said
         if send == signal.SIGINT:
             assert said.split("\n")[-2].startswith("error: interrupted")
-        assert snapshot(tmp_path) == before
+        assert snapshot(tmp_path).keys() - before.keys() == {tmp_path / "cache", *(tmp_path / "cache").glob(".ekfac-*.lock")}
     assert cli(*arguments("cache", "a.json"))[0] == cli(*arguments("undisturbed", "b.json"))[0] == 0
     assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
 
 
-KILLED = """
-import os, signal, sys
-os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+FORKED = """
+import json, os, signal, sys, time
+from helpers import curvature, files, search
 from helpers.__main__ import main
-main(sys.argv[1:])
+import helpers.pipeline
+files.Checkpoint.every, search.PART = 0, 8
+
+
+def child(job):
+    calls = {}
+
+    def counted(kind, function):
+        def call(*arguments, **options):
+            calls[kind] = calls.get(kind, 0) + 1
+            if [kind, calls[kind]] == job["kill"]:
+                os.kill(os.getpid(), signal.SIGKILL)
+            with open(job["log"], "a") as log:
+                log.write(kind + "\\n")
+            if kind != "rename":
+                time.sleep(job["slow"])
+            return function(*arguments, **options)
+        return call
+
+    curvature.backward_pass = counted("fit", curvature.backward_pass)
+    search.backward_pass = counted("index", search.backward_pass)
+    os.replace = counted("rename", os.replace)
+    for number in (1, 2):
+        os.dup2(os.open(f"{job['log']}.{number}", os.O_WRONLY | os.O_CREAT), number)
+    code = 99
+    try:
+        code = main(job["arguments"])
+        sys.stdout.flush()
+    finally:
+        os._exit(code)
+
+
+codes = []
+for together in json.loads(sys.argv[1]):
+    running = []
+    for job in together:
+        running.append(os.fork() or child(job))
+        time.sleep(job["pause"])
+    codes.append([os.waitstatus_to_exitcode(os.waitpid(one, 0)[1]) for one in running])
+print(json.dumps(codes))
 """
 
 
-@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
-def test_killed_just_before_the_cache_is_renamed(house, cli, tmp_path):
-    ask = [PROMPT, "--cache", tmp_path / "cache", "--json", tmp_path / "a.json"]
-    done = subprocess.run([sys.executable, "-c", KILLED, *command(house, *ask)[3:]], cwd=ROOT, capture_output=True, timeout=120)
-    (partial,) = (tmp_path / "cache").iterdir()
-    assert done.returncode == -signal.SIGKILL and partial.suffix == ".partial" and not (tmp_path / "a.json").exists()
-    code, _, err = cli(*ask)
-    assert code == 0 and "fitting" in err  # what was not renamed is not read
-    assert cli(PROMPT, "--json", tmp_path / "b.json")[0] == 0
-    assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
+class Jobs:
+    """Runs of the command line in processes forked from one, so that libraries are loaded once; each counts what it does."""
+
+    def __init__(self, house, folder):
+        self.house, self.folder, self.groups = house, folder, []
+
+    def job(self, name, *arguments, kill=None, slow=0, pause=0):
+        line = command(self.house, PROMPT, "--completion", "fox", "--batch-size", 2, *arguments, "--json", self.folder / f"{name}.json")
+        return {"arguments": line[3:], "kill": kill, "log": str(self.folder / f"{name}.log"), "slow": slow, "pause": pause}
+
+    def run(self, *groups):
+        done = subprocess.run([sys.executable, "-c", FORKED, json.dumps(groups)], cwd=ROOT, capture_output=True, text=True, timeout=200)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    def count(self, name, kind):
+        log = self.folder / f"{name}.log"
+        return log.read_text().split().count(kind) if log.exists() else 0
+
+    def said(self, name):
+        return (self.folder / f"{name}.log.2").read_text()
+
+    def answer(self, name):
+        return (self.folder / f"{name}.json").read_bytes()
 
 
-def test_two_at_once_share_a_cache(house, tmp_path):
+@pytest.fixture
+def jobs(house, tmp_path):
+    if os.name != "posix":
+        pytest.skip("forks, and signals of POSIX")
+    return Jobs(house, tmp_path)
+
+
+# With 24 stories in batches of 2 a fit is 12 passes for the covariances and 12 for Λ, each kept when it is done (every 0 s).
+KILLS = {"first": (["fit", 1], 24), "covariances": (["fit", 6], 19), "between": (["fit", 13], 12), "Λ": (["fit", 20], 5),
+         "a checkpoint": (["rename", 7], 18), "the factors": (["rename", 25], 0), "the answer": (["rename", 26], 0)}
+
+
+def test_a_fit_killed_anywhere_goes_on_where_it_was(jobs):
+    groups = [[jobs.job("undisturbed", "--cache", "none")]]
+    for n, (kill, _) in enumerate(KILLS.values()):
+        cache = jobs.folder / f"cache{n}"
+        groups += [[jobs.job(f"killed{n}", "--cache", cache, kill=kill)], [jobs.job(f"again{n}", "--cache", cache)]]
+    codes = jobs.run(*groups)
+    assert codes == [[0], *[[-signal.SIGKILL], [0]] * len(KILLS)]
+    assert jobs.count("undisturbed", "fit") == 24
+    for n, (where, (kill, left)) in enumerate(KILLS.items()):
+        assert not (jobs.folder / f"killed{n}.json").exists(), where
+        assert jobs.count(f"again{n}", "fit") == left, where
+        assert jobs.answer(f"again{n}") == jobs.answer("undisturbed"), where
+        (kept,) = visible(jobs.folder / f"cache{n}")
+        assert kept.name.startswith("ekfac-") and ".partial" not in kept.name, where
+
+
+# 24 stories in parts of 8: three parts of 4 passes each. Without a cache the only renames are head and parts.
+def test_an_index_killed_anywhere_goes_on_behind_its_last_part(jobs):
+    kills = {"in mid part": (["index", 7], 1, 8), "between parts": (["index", 5], 1, 8), "the head": (["rename", 1], 0, 12),
+             "a part": (["rename", 3], 1, 8), "the last part": (["rename", 4], 2, 4), "the answer": (["rename", 5], 3, 0)}
+    groups = [[jobs.job("undisturbed", "--cache", "none", "--index", jobs.folder / "whole")]]
+    seen = []
+    for n, (kill, _, _) in enumerate(kills.values()):
+        more = ("--cache", "none", "--index", jobs.folder / f"index{n}")
+        groups += [[jobs.job(f"killed{n}", *more, kill=kill)], [jobs.job(f"again{n}", *more)]]
+    assert jobs.run(*groups) == [[0], *[[-signal.SIGKILL], [0]] * len(kills)]
+    assert (jobs.count("undisturbed", "index"), jobs.count("undisturbed", "fit")) == (12, 24)
+    parts = {path.name: path.read_bytes() for path in visible(jobs.folder / "whole") if path.name != "head.safetensors"}
+    assert len(parts) == 3
+    for n, (where, (kill, _, left)) in enumerate(kills.items()):
+        assert jobs.count(f"again{n}", "index") == left, where
+        assert jobs.count(f"again{n}", "fit") == (24 if where == "the head" else 0), where
+        assert jobs.answer(f"again{n}") == jobs.answer("undisturbed"), where
+        held = {path.name: path.read_bytes() for path in visible(jobs.folder / f"index{n}")}
+        assert held.pop("head.safetensors") and len(held) == 3
+        assert sum(len(load_file(jobs.folder / f"index{n}" / name)["digests"]) for name in held) == 24, where
+
+
+def test_half_done_sums_that_are_damaged_or_of_other_batches_are_not_used(jobs, cli, tmp_path):
+    kills = {"flipped": ["fit", 8], "cut": ["fit", 20], "empty": ["fit", 8], "batches": ["fit", 8]}
+    groups = [[jobs.job(f"killed-{name}", "--cache", tmp_path / name, kill=kill)] for name, kill in kills.items()]
+    assert jobs.run([jobs.job("undisturbed", "--cache", "none")], *groups) == [[0], *[[-signal.SIGKILL]] * len(kills)]
+    again = []
+    for name in kills:
+        path = visible(tmp_path / name)[0]
+        assert path.name.endswith(".partial.safetensors") and "covariances" in path.name
+        content = path.read_bytes()
+        flipped = bytearray(content)
+        flipped[-9] ^= 1
+        path.write_bytes({"flipped": bytes(flipped), "cut": content[:len(content) // 2], "empty": b"", "batches": content}[name])
+        again.append([jobs.job(f"again-{name}", "--cache", tmp_path / name, *(["--batch-size", 3] if name == "batches" else []))])
+    assert jobs.run(*again) == [[0]] * len(kills)
+    for name in ("flipped", "empty", "cut"):
+        assert "note: the half-done sums" in jobs.said(f"again-{name}") and "damaged" in jobs.said(f"again-{name}")
+        assert jobs.count(f"again-{name}", "fit") == (24 - 7 if name == "cut" else 24)  # Λ's own sums are whole
+        assert jobs.answer(f"again-{name}") == jobs.answer("undisturbed")
+    assert jobs.count("again-batches", "fit") == 16  # batches of 3: none of the sums of 2 is taken over
+    one, other = (json.loads(jobs.answer(name))["queries"][0] for name in ("again-batches", "undisturbed"))
+    assert close(one, other, 1e-3)
+
+
+def test_of_two_that_do_the_same_at_once_one_waits(jobs, tmp_path):
+    names = [f"{what}-{n}" for what in ("fit", "index") for n in (1, 2)]
+    more = {"fit": ("--cache", tmp_path / "cache"), "index": ("--cache", "none", "--index", tmp_path / "index")}
+    groups = [[jobs.job(f"{what}-{n}", *arguments, slow=0.12, pause=0.4) for n in (1, 2)] for what, arguments in more.items()]
+    assert jobs.run(*groups) == [[0, 0], [0, 0]]
+    for what in more:
+        said = [jobs.said(f"{what}-{n}") for n in (1, 2)]
+        assert sum("another run is making" in text and "waiting for it" in text for text in said) == 1
+        assert sum(jobs.count(f"{what}-{n}", "fit") for n in (1, 2)) == 24  # fitted once, by one of them
+        assert jobs.answer(f"{what}-1") == jobs.answer(f"{what}-2")
+    assert sum(jobs.count(f"index-{n}", "index") for n in (1, 2)) == 12 and len(names) == 4
+    assert len(visible(tmp_path / "cache")) == 1 and len(visible(tmp_path / "index")) == 4
+
+
+def test_two_that_never_knew_of_each_other_leave_whole_files(house, tmp_path):
     both = [subprocess.Popen(command(house, PROMPT, "--cache", tmp_path / "cache", "--json", tmp_path / f"{n}.json"), cwd=ROOT,
                              stdout=subprocess.PIPE, stderr=subprocess.PIPE) for n in range(2)]
     for process in both:
         _, err = process.communicate(timeout=120)
         assert process.returncode == 0, err.decode()
     assert (tmp_path / "0.json").read_bytes() == (tmp_path / "1.json").read_bytes()
-    assert len(list((tmp_path / "cache").iterdir())) == 1
+    assert len(visible(tmp_path / "cache")) == 1
+
+
+def test_a_folder_where_no_lock_can_be_made_stops_nobody(cli, tmp_path, monkeypatch):
+    if os.name != "posix":
+        pytest.skip("permissions of POSIX")
+    import tempfile
+    root, mine, seen = Path(tempfile.mkdtemp()), os.geteuid(), []
+    root.chmod(0o555)
+    try:
+        if mine == 0:
+            os.seteuid(65534)  # permissions do not hold root back
+        for folder in (root, root / "deeper"):
+            with files.lock(folder / "x.safetensors"):
+                seen.append(folder)
+    finally:
+        os.seteuid(mine)
+        root.chmod(0o755)
+        names = list(root.iterdir())
+        root.rmdir()
+    assert seen == [root, root / "deeper"] and names == []
+    (tmp_path / "file").write_text("x")
+    with files.lock(tmp_path / "file" / "x"), pytest.raises(ZeroDivisionError):  # an error of the block is its own
+        1 / 0
+
+
+def test_a_lock_is_free_again_after_the_block_and_after_an_error(tmp_path):
+    import filelock
+    path, other = tmp_path / "x.safetensors", filelock.FileLock(tmp_path / ".x.safetensors.lock")
+    with files.lock(path), pytest.raises(filelock.Timeout):
+        other.acquire(timeout=0.1)
+    with pytest.raises(ZeroDivisionError), files.lock(path):
+        1 / 0
+    with other.acquire(timeout=0.1):
+        pass
+
+
+def test_what_is_kept_is_bounded_oldest_first_and_said(tmp_path, monkeypatch, capsys):
+    for n, name in enumerate(["newest", "old", "older", "oldest"]):
+        path = tmp_path / f"{name}.safetensors"
+        path.write_bytes(bytes(400_000))
+        os.utime(path, (time.time() - 1000 * n,) * 2)
+    (tmp_path / "notes.txt").write_bytes(bytes(3_000_000))  # not ours: neither counted nor removed
+    left = lambda: {path.stem for path in tmp_path.glob("*.safetensors")}
+
+    def bounded(room, newest):
+        monkeypatch.setattr(files, "ROOM", room)
+        files.bound(tmp_path, tmp_path / f"{newest}.safetensors")
+        return capsys.readouterr().err
+
+    said = bounded(4 * 400_000, "newest")
+    assert left() == {"newest", "old", "older", "oldest"}
+    assert said == f"note: kept in {tmp_path}: 4 files, 2 MB (at most 2; to clear it, delete the folder)\n"
+    files.touch(tmp_path / "oldest.safetensors")  # used now
+    bounded(4 * 400_000 - 1, "newest")
+    assert left() == {"newest", "old", "oldest"}
+    assert "1 files, 0 MB" in bounded(1, "old") and left() == {"old"}  # what was just made stays, whatever its age and size
+    assert (tmp_path / "notes.txt").exists()
+
+
+def test_the_bound_holds_for_the_command_line_and_a_use_keeps_factors_young(cli, tmp_path, monkeypatch):
+    def run(seed):
+        code, _, err = cli(PROMPT, "--completion", "fox", "--cache", tmp_path, "--seed", seed)
+        assert code == 0, err
+        return err
+
+    first = run(1)
+    (one,) = visible(tmp_path)
+    size = one.stat().st_size
+    assert f"kept in {tmp_path}: 1 files" in first and "to clear it, delete the folder" in first
+    run(2)
+    (two,) = set(visible(tmp_path)) - {one}
+    for path, age in ((one, 2000), (two, 1000)):
+        os.utime(path, (time.time() - age,) * 2)
+    assert "kept in" not in run(1)  # read, so the younger of the two
+    monkeypatch.setattr(files, "ROOM", int(2.5 * size))
+    assert "2 files" in run(3) and one.exists() and not two.exists()
+
+
+@pytest.mark.parametrize("room", ["stories.py", "processes.py", "capture.py", "curvature.py"])
+def test_other_code_fits_anew(room, cli, tmp_path, monkeypatch):
+    ask = (PROMPT, "--completion", "fox", "--cache", tmp_path, "--method", "kfac")
+    assert "fitting" in cli(*ask)[2] and "fitting" not in cli(*ask)[2]
+    real = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda self: real(self) + (b"#" if self == ROOT / "helpers" / room else b""))
+    assert "fitting" in cli(*ask)[2] and len(visible(tmp_path)) == 2
+
+
+def test_factors_of_this_code_have_a_name_that_does_not_change():
+    assert curvature.code_version() == curvature.code_version() != curvature.code_version("search.py")
+
+
+# -- the index from a terminal --------------------------------------------------------------------
+
+def test_an_index_gives_the_exact_answer_and_the_second_question_fits_nothing(house, cli, result, tmp_path):
+    ask = ("--queries", house / "queries.jsonl")
+    exact = result(*ask)
+    code, out, err = cli(*ask, "--index", tmp_path / "index", "--json", tmp_path / "first.json")
+    assert code == 0 and "adding 24 stories to the index" in err and "fitting" in err and out.count("Stories that raise") == 3
+    code, _, err = cli(*ask, "--index", tmp_path / "index", "--json", tmp_path / "second.json")
+    assert code == 0 and "fitting" not in err and "indexing" not in err
+    first, second = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("first", "second"))
+    assert first == second and {key: first[key] for key in KEYS[:-1]} == {key: exact[key] for key in KEYS[:-1]}
+    for found, expected in zip(first["queries"], exact["queries"], strict=True):
+        check_query(found, 3)
+        assert close(found, expected, 1e-3)
+
+
+def test_an_index_and_what_does_not_go_with_it(refused, tmp_path):
+    for other in (["--all-scores", tmp_path / "a.safetensors"], ["--prefilter", 3], ["--method", "identity"]):
+        assert "--index goes neither with" in refused(PROMPT, "--index", tmp_path / "index", *other)
+    (tmp_path / "file").write_text("x")
+    assert f"cannot write {tmp_path / 'file'}" in refused(PROMPT, "--index", tmp_path / "file")
+
+
+def test_an_index_of_something_else_is_refused_from_a_terminal(cli, refused, house, tmp_path):
+    ask = (PROMPT, "--completion", "fox", "--index", tmp_path / "index")
+    assert cli(*ask)[0] == 0
+    for change in (["--seed", 3], ["--scope", "all"], ["--damping", 0.5], ["--precision", "bfloat16"]):
+        assert "delete it and it will be built again" in refused(*ask, *change)
+    jsonl(tmp_path / "other.jsonl", [{"text": text} for text in made_up(20, seed=8)])
+    (tmp_path / "other.jsonl").write_text((tmp_path / "other.jsonl").read_text().replace("Story", "Tale"))
+    assert "holds other stories" in refused(*ask, "--stories", tmp_path / "other.jsonl")
+
+
+def test_a_full_disk_for_the_index_is_one_line_and_leaves_nothing_half_written(on_small_disk, tmp_path):
+    code, out, err = on_small_disk(PROMPT, "--index", tmp_path / "index")
+    last = err.split("\n")[-2]
+    assert code == 2 and out == "" and last.startswith(f"error: cannot write {tmp_path / 'index'}") and "File too large" in last
+    assert list((tmp_path / "index").iterdir()) == []
 
 
 # -- the Hub, the real thing ----------------------------------------------------------------------

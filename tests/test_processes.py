@@ -1,0 +1,167 @@
+"""Two processes under torchrun give what one gives: the same stories, the same values to rounding, one table."""
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from test_cli import PROMPT, ROOT, cli, command, house, jsonl, made_up, result  # noqa: F401
+
+from helpers import curvature, processes
+
+pytestmark = pytest.mark.skipif(not torch.distributed.is_available() or os.name != "posix", reason="needs torch.distributed")
+
+SEVERAL = """
+import contextlib, json, os, sys
+import torch
+from pathlib import Path
+from helpers import processes, search
+from helpers.__main__ import main
+search.PART = 8
+jobs, out, shares = json.loads(sys.argv[1]), Path(sys.argv[2]), {}
+leave, processes.stop = processes.stop, lambda: None  # the group stays for all the jobs
+for name, arguments in jobs.items():
+    with open(out / f"{name}.{os.environ['RANK']}.out", "w") as table, contextlib.redirect_stdout(table):
+        assert main(arguments) == 0, name
+for total in (0, 1, 2, 7):
+    shares[total] = processes.share([10 * row for row in range(total)])
+shares["sum"] = processes.total(torch.tensor([1.0 + processes.rank()])).tolist()
+shares["first"] = processes.from_first(torch.tensor([5.0 + processes.rank()])).tolist()
+shares["any"] = [processes.anywhere(False), processes.anywhere(processes.rank() == 1), processes.anywhere(True)]
+mine = {"b": torch.ones(2, dtype=torch.float64), "a": torch.tensor(2.0, dtype=torch.float64)} if processes.rank() else {}
+shares["totals"] = [[name, part.tolist()] for name, part in processes.totals(mine).items()]
+shares["who"] = [processes.rank(), processes.world()]
+(out / f"shares.{processes.rank()}.json").write_text(json.dumps(shares))
+processes.wait()
+leave()
+"""
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+
+
+def torchrun(*arguments):
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    return subprocess.run([*TORCHRUN, *map(str, arguments)], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+
+
+def same(found, expected, rel=1e-5):
+    """The whole JSON is equal, numbers to rounding; a token's rounding is measured on its story's largest."""
+    assert found.keys() == expected.keys()
+    for key in found.keys() - {"queries", "damping"}:
+        assert found[key] == expected[key]
+    assert found["damping"] == pytest.approx(expected["damping"], rel=rel) and list(found["damping"]) == list(expected["damping"])
+    for one, other in zip(found["queries"], expected["queries"], strict=True):
+        assert (one["prompt"], one["completion"]) == (other["prompt"], other["completion"])
+        assert one["log_prob"] == pytest.approx(other["log_prob"], rel=rel)
+        scale = max(abs(e["influence"]) for e in other["influences"])
+        for left, right in zip(one["influences"], other["influences"], strict=True):
+            assert [left[key] for key in ("rank", "index", "id", "text")] == [right[key] for key in ("rank", "index", "id", "text")]
+            assert left["influence"] == pytest.approx(right["influence"], rel=rel, abs=rel * scale)
+            assert left["layers"] == pytest.approx(right["layers"], rel=rel, abs=rel * scale)
+            most = max(abs(t["influence"]) for t in right["tokens"])
+            for token, wanted in zip(left["tokens"], right["tokens"], strict=True):
+                assert {**token, "influence": 0} == {**wanted, "influence": 0}
+                assert token["influence"] == pytest.approx(wanted["influence"], rel=rel, abs=rel * most)
+
+
+@pytest.fixture(scope="module")
+def two(house, tmp_path_factory):  # noqa: F811
+    """The folder in which two processes did every job, one after the other."""
+    out = tmp_path_factory.mktemp("two")
+    jsonl(out / "one.jsonl", [{"text": made_up(1)[0]}])
+    jobs = {"plain": [], "all": ["--all-scores", out / "all.safetensors"], "prefilter": ["--prefilter", "5"],
+            "identity": ["--method", "identity"], "kfac": ["--method", "kfac", "--cache", out / "cache"],
+            "again": ["--method", "kfac", "--cache", out / "cache"],
+            "index": ["--index", out / "index"], "ask": ["--index", out / "index"],
+            "single": ["--stories", out / "one.jsonl", "--top", "1"]}
+    lines = {name: command(house, "--queries", house / "queries.jsonl", *more, "--batch-size", 4, "--json", out / f"{name}.json")[3:]
+             for name, more in jobs.items()}
+    (out / "several.py").write_text(SEVERAL)
+    done = torchrun(out / "several.py", json.dumps(lines), out)
+    assert done.returncode == 0, done.stderr[-3000:]
+    (out / "stderr").write_text(done.stderr)
+    return out, jobs
+
+
+def of(out, name):
+    return json.loads((out / f"{name}.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("name", ["plain", "all", "prefilter", "identity", "kfac", "again", "single"])
+def test_two_processes_equal_one(name, two, house, result, tmp_path):  # noqa: F811
+    out, jobs = two
+    mine = [tmp_path / "all.safetensors" if name == "all" and "safetensors" in str(a) else a for a in jobs[name]]
+    expected = result("--queries", house / "queries.jsonl", *mine, "--batch-size", 4, "--cache", "none")
+    same(of(out, name), expected)
+    if name == "all":
+        found, wanted = load_file(out / "all.safetensors"), load_file(tmp_path / "all.safetensors")
+        assert found.keys() == wanted.keys()
+        for key in wanted:
+            torch.testing.assert_close(found[key], wanted[key], rtol=1e-5, atol=1e-5 * wanted[key].abs().max().item())
+    tables = [(out / f"{name}.{rank}.out").read_text() for rank in (0, 1)]
+    assert tables[0].count("Stories that raise") == len(expected["queries"]) and tables[1] == ""
+
+
+def test_factors_that_two_processes_kept_serve_both(two):
+    out, _ = two
+    assert [path.suffix for path in (out / "cache").glob("*") if not path.name.startswith(".")] == [".safetensors"]
+    assert of(out, "kfac") == of(out, "again")
+
+
+def test_an_index_that_two_processes_built_is_asked_by_one(two, house, result, capsys):  # noqa: F811
+    out, _ = two
+    ask = ("--queries", house / "queries.jsonl", "--batch-size", 4)
+    expected = result(*ask)
+    held = {path.name: path.read_bytes() for path in (out / "index").iterdir()}
+    assert len(held) == 1 + 6  # head; two processes, three rounds of 8 stories
+    alone = result(*ask, "--index", out / "index")
+    assert {path.name: path.read_bytes() for path in (out / "index").iterdir()} == held  # nothing was missing
+    for found in (of(out, "index"), of(out, "ask"), alone):
+        same(found, expected, rel=1e-4)
+
+
+def test_every_row_has_one_process(two):
+    shares = [json.loads((two[0] / f"shares.{rank}.json").read_text()) for rank in (0, 1)]
+    for total in (0, 1, 2, 7):
+        mine, theirs = shares[0][str(total)], shares[1][str(total)]
+        assert sorted(mine + theirs) == [10 * row for row in range(total)] and 0 <= len(mine) - len(theirs) <= 1
+        assert mine == sorted(mine) and theirs == sorted(theirs)
+    for rank, share in enumerate(shares):
+        assert (share["sum"], share["first"], share["any"]) == ([3.0], [5.0], [False, True, True])
+        assert share["totals"] == [["a", 2.0], ["b", [1.0, 1.0]]] and share["who"] == [rank, 2]
+
+
+def test_the_module_itself_under_torchrun_prints_one_table(house, result, tmp_path):  # noqa: F811
+    done = torchrun("-m", "helpers", *command(house, PROMPT, "--completion", "fox", "--json", tmp_path / "two.json")[3:])
+    assert done.returncode == 0 and done.stdout.count("Stories that raise") == 1, done.stderr[-3000:]
+    same(json.loads((tmp_path / "two.json").read_text()), result(PROMPT, "--completion", "fox"))
+
+
+def test_a_mistake_under_torchrun_is_told_and_ends(house, tmp_path):  # noqa: F811
+    done = torchrun("-m", "helpers", *command(house, PROMPT, "--completion", "fox", "--top", 25, "--json", tmp_path / "a.json")[3:])
+    assert done.returncode != 0 and done.stdout == "" and not (tmp_path / "a.json").exists()
+    assert "error: --top 25 asks for more than the 24 stories there are" in done.stderr
+
+
+def test_one_process_alone_gets_back_what_it_gave():
+    assert (processes.world(), processes.rank()) == (1, 0)
+    tensor, rows = torch.tensor([2.0, -1.0]), [3, 1, 2]
+    for function in (processes.total, processes.from_first):
+        assert function(tensor) is tensor and tensor.tolist() == [2.0, -1.0]
+    assert processes.share(rows) is rows and processes.wait() is None
+    assert processes.anywhere(True) is True and processes.anywhere(False) is False
+    assert list(processes.totals({"b": tensor, "a": tensor})) == ["a", "b"]
+    processes.start("cpu")  # no torchrun, no group
+    assert not torch.distributed.is_initialized()
+    processes.stop()
+
+
+def test_sums_of_two_shares_add_up_to_the_whole():
+    """Without a group the sums of two shares add up to those of all: what `total` does across processes."""
+    generator = torch.Generator().manual_seed(0)
+    parts = [{"x": torch.randn(3, generator=generator)} for _ in range(5)]
+    whole = curvature.accumulate(iter(parts), lambda part: part)["x"]
+    split = [curvature.accumulate(iter(parts[at::2]), lambda part: part)["x"] for at in (0, 1)]
+    torch.testing.assert_close(whole, split[0] + split[1])
+    assert whole.dtype == torch.float64

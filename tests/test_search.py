@@ -1,0 +1,605 @@
+"""Four-bit vectors, low rank, the index, fused attention and half precision, against plain arithmetic and dense solves."""
+import os
+import shutil
+import tempfile
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from conftest import random_ids, tiny_model
+from safetensors.torch import load_file, save_file
+from test_capture import autograd_gradient, loss_of
+from test_cli import HOSTILE, made_up
+from test_influence import QUERIES, query_loss
+from test_stories import complaint, make_model, make_tokenizer
+
+from helpers import curvature, influence, pipeline, search
+from helpers.capture import backward_pass, find_layers
+from helpers.search import Index, low_rank, low_rank_token_scores, products, quantise
+from helpers.stories import Corpus, InputError, Query, Story, batches, fused_attention, load_model, tokenise
+
+PROMPT = "Once upon a time there was a little"
+
+
+def pearson(x, y):
+    return torch.corrcoef(torch.stack([x.flatten().double(), y.flatten().double()]))[0, 1].item()
+
+
+def ranks(x):
+    return x.argsort().argsort().double()
+
+
+# -- four bits ------------------------------------------------------------------------------------
+
+def decoded(codes, scales, width):
+    """Numbers from bytes, one at a time."""
+    half = codes.shape[1]
+    rows = []
+    for row, scale in zip(codes.tolist(), scales.tolist()):
+        nibbles = [byte % 16 for byte in row] + [byte // 16 for byte in row]
+        assert len(nibbles) == 2 * half
+        rows.append([scale * (nibble - 8) for nibble in nibbles[:width]])
+    return torch.tensor(rows, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("width", [1, 2, 7, 64, 501])
+def test_four_bits_are_the_nearest_of_fifteen_steps(width):
+    vectors = torch.randn(37, width, generator=torch.Generator().manual_seed(width)) * torch.logspace(-6, 6, 37)[:, None]
+    vectors[5] = 0
+    codes, scales = quantise(vectors)
+    assert codes.dtype == torch.uint8 and codes.shape == (37, (width + 1) // 2) and scales.shape == (37,)
+    root_mean_square = vectors.double().pow(2).mean(1).sqrt()
+    torch.testing.assert_close(scales.double(), 0.45 * root_mean_square, rtol=1e-5, atol=0)
+    back = decoded(codes, scales, width)
+    assert (back[5] == 0).all() and scales[5] == 0
+    inside = vectors.abs() <= 7 * scales[:, None]
+    off = (back - vectors).abs()
+    assert (off <= (scales[:, None] * 0.5001))[inside].all()  # half a step
+    cut = 7 * scales[:, None].double() * vectors.sign()
+    torch.testing.assert_close(back[~inside], cut[~inside].double(), rtol=1e-6, atol=0)
+    if width == 501:
+        assert (~inside).sum() > 5 and inside.float().mean() > 0.99
+        alive = [row for row in range(37) if row != 5]
+        assert 0.1 < (off[alive].pow(2).sum(1).sqrt() / vectors[alive].double().norm(dim=1)).mean() < 0.16
+
+
+def test_the_given_vectors_are_left_alone():
+    vectors = torch.randn(3, 9)
+    before = vectors.clone()
+    quantise(vectors)
+    assert torch.equal(vectors, before)
+
+
+@pytest.mark.parametrize("width, count, queries", [(1, 1, 1), (2, 16, 2), (7, 17, 3), (64, 33, 1), (501, 50, 4)])
+def test_products_of_codes_equal_float_arithmetic(width, count, queries):
+    generator = torch.Generator().manual_seed(count)
+    codes, scales = quantise(torch.randn(count, width, generator=generator) * 3)
+    asked = torch.randn(queries, width, generator=generator)
+    expected = asked.double() @ decoded(codes, scales, width).T
+    found = products(codes, scales, asked)
+    assert found.shape == (queries, count) and found.dtype == torch.float32
+    torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-4 * expected.abs().max().item())
+
+
+# -- low rank -------------------------------------------------------------------------------------
+
+def test_low_rank_is_the_best_of_its_rank():
+    generator = torch.Generator().manual_seed(0)
+    ihvps = {"wide": torch.randn(3, 5, 9, generator=generator, dtype=torch.float64),
+             "tall": torch.randn(3, 8, 4, generator=generator, dtype=torch.float64)}
+    for rank in (1, 2, 4, 5, 8, 40):
+        factors = low_rank(ihvps, rank)
+        assert list(factors) == list(ihvps)
+        for name, p in ihvps.items():
+            u, v = factors[name]
+            assert u.shape[-1] == v.shape[-2] == min(rank, *p.shape[1:])
+            for query in range(3):
+                gram = p[query] @ p[query].T
+                energies = torch.linalg.eigvalsh(gram).flip(0)[:min(p.shape[1:])].clamp(min=0)  # squared singular values
+                dropped = energies[rank:].sum().sqrt()
+                error = (p[query] - u[query] @ v[query]).norm()
+                assert error.item() == pytest.approx(dropped.item(), abs=1e-7 * p[query].norm().item())
+
+
+def test_low_rank_scores_at_full_rank_are_the_exact_ones(family):
+    one = known(family)
+    ihvps = one.matrix.solve(one.gradients)
+    full, less, exact, near = low_rank(ihvps, 1000), low_rank(ihvps, 3), [], []
+    for batch in streamed(one.corpus, range(len(one.corpus)), 5):
+        captured, _ = backward_pass(one.model, one.layers, batch)
+        found = low_rank_token_scores(captured, full, len(one.corpus))
+        expected = influence.token_scores(captured, ihvps, len(one.corpus)).sum(1).view_as(found)
+        assert found.shape == (len(QUERIES), *batch.labels.shape)
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5 * expected.abs().max().item())
+        assert (found[:, ~batch.mask] == 0).all()
+        scale = one.expected[:, batch.index].abs().max().item()
+        torch.testing.assert_close(found.sum(-1).double(), one.expected[:, batch.index], rtol=1e-3, atol=1e-3 * scale)
+        near.append(low_rank_token_scores(captured, less, len(one.corpus)).sum(-1))
+        exact.append(found.sum(-1))
+    assert 0.8 < pearson(torch.cat(exact, 1), torch.cat(near, 1)) < 1 - 1e-6
+
+
+# -- the index ------------------------------------------------------------------------------------
+
+def corpus_of(ids):
+    return Corpus([Story(f"s{n}", "") for n in range(len(ids))], ids)
+
+
+def streamed(corpus, rows, size=4):
+    rows = list(rows)
+    for batch in batches([corpus.ids[row] for row in rows], size):
+        yield replace(batch, index=[rows[at] for at in batch.index])
+
+
+@cache
+def known(family):
+    """A model, its stories and curvature, and the influences by autograd and a dense solve, in float64."""
+    model, ids = tiny_model(family, torch.float32), random_ids(40, (4, 20))
+    layers = find_layers(model)
+    matrix = curvature.EKFAC.fit(model, layers, lambda: batches(ids, 8))
+    gradients, _ = influence.query_gradients(model, layers, QUERIES)
+    exact_model = tiny_model(family, torch.float64)
+    expected = torch.zeros(len(QUERIES), len(ids), dtype=torch.float64)
+    for name, layer in find_layers(exact_model).items():
+        block = matrix.blocks[name]
+        basis = torch.kron(block.q_s, block.q_a)
+        damped = basis @ torch.diag(block.eigenvalues.flatten() + matrix.damping[name]) @ basis.T
+        asked = torch.stack([autograd_gradient(exact_model, layer, query_loss(exact_model, *query)).flatten() for query in QUERIES])
+        stories = torch.stack([autograd_gradient(exact_model, layer, loss_of(exact_model, story)).flatten() for story in ids])
+        expected += asked @ torch.linalg.solve(damped, stories.T) / len(ids)
+    return SimpleNamespace(model=model, layers=layers, ids=ids, corpus=corpus_of(ids), matrix=matrix, gradients=gradients,
+                           expected=expected)
+
+
+def filled(folder, one, corpus=None, **options):
+    index = Index.create(folder, one.model, one.matrix, **options)
+    put(index, one, corpus or one.corpus)
+    return index
+
+
+def put(index, one, corpus):
+    rows = index.missing(corpus)
+    index.add(one.model, one.layers, corpus, lambda part: streamed(corpus, part), rows)
+    return rows
+
+
+def gradients_of(one, rows):
+    (batch,) = batches([one.ids[row] for row in rows], len(rows))
+    captured, _ = backward_pass(one.model, one.layers, batch)
+    order = [rows[at] for at in batch.index]
+    return order, {name: captured[name].gradients() for name in one.layers}
+
+
+def test_vectors_have_n_times_the_influence_as_product(family, tmp_path):
+    one = known(family)
+    index = Index.create(tmp_path / "index", one.model, one.matrix)
+    order, gradients = gradients_of(one, list(range(len(one.ids))))
+    found = index.vectors(one.gradients) @ index.vectors(gradients).T
+    expected = one.expected[:, order] * len(one.ids)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-2, atol=1e-4 * expected.abs().max().item())
+
+
+def test_scores_follow_the_exact_ones_and_a_reopened_index_gives_the_same(family, tmp_path):
+    one = known(family)
+    index = filled(tmp_path / "index", one)
+    found = index.scores(one.gradients, one.corpus)
+    assert found.shape == one.expected.shape
+    for row, expected in zip(found, one.expected):
+        assert pearson(row, expected) > 0.98
+        assert pearson(ranks(row), ranks(expected)) > 0.96
+        scale = (row.double() @ expected / (expected @ expected)).item()
+        assert 0.93 < scale < 1.03  # what is cut off makes them a little smaller
+        assert set(row.topk(5).indices.tolist()) <= set(expected.topk(9).indices.tolist())
+    again = Index.open(tmp_path / "index", one.model)
+    torch.testing.assert_close(again.scores(one.gradients, one.corpus), found, rtol=1e-5, atol=1e-6 * found.abs().max().item())
+    assert again.matrix.damping == one.matrix.damping
+    v = {name: torch.randn(2, *x.shape[1:]) for name, x in one.gradients.items()}
+    for name, solved in again.matrix.solve(v).items():
+        torch.testing.assert_close(solved, one.matrix.solve(v)[name])
+
+
+def test_parts_hold_what_can_be_decoded_by_hand(tmp_path, monkeypatch):
+    one = known("llama")
+    monkeypatch.setattr(search, "PART", 16)
+    index = filled(tmp_path / "index", one)
+    paths = sorted((tmp_path / "index").glob("part-*.safetensors"))
+    assert len(paths) == 3 and {p.name for p in (tmp_path / "index").iterdir()} == {"head.safetensors", *(p.name for p in paths)}
+    asked = index.vectors(one.gradients).double()
+    width, seen = sum(block.eigenvalues.numel() for block in one.matrix.blocks.values()), {}
+    for path in paths:
+        part = load_file(path)
+        values = decoded(part["codes"], part["scales"], width) @ asked.T / len(one.ids)
+        seen |= dict(zip(part["digests"].tolist(), values))
+    expected = torch.stack([seen[digest] for digest in one.corpus.digests], 1)
+    torch.testing.assert_close(index.scores(one.gradients, one.corpus).double(), expected, rtol=1e-4,
+                               atol=1e-5 * expected.abs().max().item())
+    assert index.story_bytes() == (width + 1) // 2 + 12
+    parts = sum(path.stat().st_size for path in paths)
+    assert len(one.ids) * index.story_bytes() <= parts <= len(one.ids) * index.story_bytes() + 3 * 500
+    assert index.size() == parts + (tmp_path / "index" / "head.safetensors").stat().st_size
+
+
+def test_fewer_coordinates_are_those_that_count(tmp_path):
+    one = known("gpt_neo")
+    whole = Index.create(tmp_path / "whole", one.model, one.matrix)
+    weights = []
+    for name, block in one.matrix.blocks.items():
+        weights += [value / (value + one.matrix.damping[name]) for value in block.eigenvalues.flatten().tolist()]
+    order, gradients = gradients_of(one, [3, 14, 15])
+    fidelity = []
+    for count in (5, 101, len(weights) // 2):
+        index = filled(tmp_path / str(count), one, coordinates=count)
+        kept = sorted(sorted(range(len(weights)), key=lambda at: -weights[at])[:count])
+        assert index.coordinates.tolist() == kept and index.story_bytes() == (count + 1) // 2 + 12
+        assert torch.equal(index.vectors(gradients), whole.vectors(gradients)[:, kept])
+        opened = Index.open(tmp_path / str(count), one.model)
+        assert opened.coordinates.tolist() == kept
+        fidelity.append(pearson(opened.scores(one.gradients, one.corpus)[0], one.expected[0]))
+    assert fidelity == sorted(fidelity) and fidelity[-1] > 0.9 and fidelity[0] < 0.6
+    most = Index.create(tmp_path / "more", one.model, one.matrix, coordinates=10**9)
+    assert len(most.coordinates) == len(weights) and most.settings["coordinates"] == len(weights)
+
+
+def test_stories_may_come_in_rounds_twice_or_in_part(tmp_path, monkeypatch):
+    one = known("gpt2")
+    monkeypatch.setattr(search, "PART", 8)
+    once = filled(tmp_path / "once", one).scores(one.gradients, one.corpus)
+    grown = filled(tmp_path / "grown", one, corpus_of(one.ids[:15]))
+    before = {path.name: path.read_bytes() for path in (tmp_path / "grown").iterdir()}
+    added = put(grown, one, one.corpus)
+    assert sorted(added) == list(range(15, 40)) and put(grown, one, one.corpus) == []
+    assert [len(one.ids[row]) for row in added] == sorted(len(one.ids[row]) for row in added)
+    assert all((tmp_path / "grown" / name).read_bytes() == content for name, content in before.items())
+    torch.testing.assert_close(grown.scores(one.gradients, one.corpus), once, rtol=1e-4, atol=1e-5 * once.abs().max().item())
+
+    few = [31, 2, 2, 17, 31]  # a part of the stories, some twice, in another order; 1/N is theirs
+    found = grown.scores(one.gradients, corpus_of([one.ids[row] for row in few]))
+    torch.testing.assert_close(found, once[:, few] * 40 / 5, rtol=1e-4, atol=1e-5 * once.abs().max().item())
+    twice = corpus_of([*one.ids, *one.ids[:7]])
+    assert grown.missing(twice) == []
+    both = filled(tmp_path / "twice", one, twice)
+    assert sum(len(part[0]) for part in both.parts()) == 40
+    found = both.scores(one.gradients, twice)
+    torch.testing.assert_close(found, once[:, [*range(40), *range(7)]] * 40 / 47, rtol=1e-4, atol=1e-5 * once.abs().max().item())
+
+
+def test_other_stories_are_refused_new_ones_are_asked_for(tmp_path):
+    one = known("gpt2")
+    index = filled(tmp_path / "index", one)
+    other = corpus_of(random_ids(40, (4, 20), seed=77))
+    message = complaint_of(index.missing, other)
+    assert "holds other stories" in message and "name another folder" in message and str(tmp_path / "index") in message
+    mixed = corpus_of([*one.ids[:25], *other.ids[:15]])  # more than half are known: a changed corpus, not another
+    assert sorted(index.missing(mixed)) == list(range(25, 40))
+    mostly_other = corpus_of([*one.ids[:15], *other.ids[:25]])
+    assert "holds other stories" in complaint_of(index.missing, mostly_other)
+    assert "add them first" in complaint_of(index.scores, one.gradients, mixed)
+    empty = Index.create(tmp_path / "empty", one.model, one.matrix)
+    assert "add them first" in complaint_of(empty.scores, one.gradients, one.corpus)
+
+
+def complaint_of(call, *arguments, **options):
+    """The InputError's message, one line."""
+    with pytest.raises(InputError) as caught:
+        call(*arguments, **options)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 600
+    return str(caught.value)
+
+
+# -- through the pipeline -------------------------------------------------------------------------
+
+@pytest.fixture(scope="module")
+def small():
+    """A small GPT-Neo with a tokenizer and 24 stories as a Setting; the tests change nothing in it."""
+    model, tokenizer = make_model(initializer_range=0.3), make_tokenizer()
+    return setting_of(model, tokenizer, [*made_up(23), HOSTILE])
+
+
+def setting_of(model, tokenizer, texts):
+    stories = [Story(f"s{n}", text) for n, text in enumerate(texts)]
+    return pipeline.Setting(model, tokenizer, find_layers(model), tokenise(stories, tokenizer, 64), batch_size=4, quiet=True)
+
+
+@pytest.fixture(scope="module")
+def built(small, tmp_path_factory):
+    """The folder of a finished index of `small`; copy it before it is changed."""
+    folder = tmp_path_factory.mktemp("built") / "index"
+    pipeline.open_index(small, folder)
+    return folder
+
+
+@pytest.fixture
+def copy(built, tmp_path):
+    return Path(shutil.copytree(built, tmp_path / "index"))
+
+
+ASKED = [Query(PROMPT, " fox"), Query("He liked the", " windmill.")]
+
+
+def test_an_indexed_answer_is_the_exact_one(small, built):
+    index = pipeline.open_index(small, built)
+    matrix = pipeline.fit(small)
+    exact, _ = pipeline.explain(small, ASKED, matrix, top=4)
+    for found, expected in zip(pipeline.explain_indexed(small, ASKED, index, top=4), exact, strict=True):
+        assert (found["prompt"], found["completion"]) == (expected["prompt"], expected["completion"])
+        assert found["log_prob"] == pytest.approx(expected["log_prob"], rel=1e-5)
+        assert [(e["rank"], e["index"], e["id"], e["text"]) for e in found["influences"]] == \
+               [(e["rank"], e["index"], e["id"], e["text"]) for e in expected["influences"]]
+        for one, other in zip(found["influences"], expected["influences"], strict=True):
+            values, wanted = ([token["influence"] for token in entry["tokens"]] for entry in (one, other))
+            scale = max(map(abs, wanted))
+            assert values == pytest.approx(wanted, rel=1e-3, abs=1e-4 * scale)
+            assert one["influence"] == pytest.approx(other["influence"], rel=1e-3, abs=1e-4 * scale)
+            assert one["layers"] == pytest.approx(other["layers"], rel=1e-3, abs=1e-4 * scale)
+            assert sum(values) == pytest.approx(one["influence"], abs=1e-4 * scale)
+            assert sum(one["layers"].values()) == pytest.approx(one["influence"], abs=1e-4 * scale)
+            assert len(values) == len(small.corpus.ids[one["index"]]) and values[-1] == 0  # no padding, nothing to predict
+        assert [e["influence"] for e in found["influences"][:4]] == sorted((e["influence"] for e in found["influences"][:4]), reverse=True)
+
+
+def test_two_stories_have_two_profiles_and_two_queries_too(small, built):
+    answers = pipeline.explain_indexed(small, ASKED, pipeline.open_index(small, built), top=6)
+    profiles = [{e["index"]: torch.tensor([t["influence"] for t in e["tokens"]]) for e in answer["influences"]} for answer in answers]
+    pairs = [(a, b) for a in profiles[0] for b in profiles[0] if a < b]
+    length = lambda a, b: min(len(a), len(b)) - 1
+    one = profiles[0]
+    alike = [pearson(one[a][:length(one[a], one[b])], one[b][:length(one[a], one[b])]) for a, b in pairs]
+    assert len(pairs) == 66 and sum(alike) / len(alike) < 0.5
+    both = profiles[0].keys() & profiles[1].keys()
+    assert both and all(pearson(profiles[0][row], profiles[1][row]) < 0.99 for row in both)
+
+
+def test_a_ready_index_is_only_read_and_a_new_folder_may_be_deep(small, built, tmp_path):
+    before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in built.iterdir()}
+    pipeline.open_index(small, built)
+    assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in built.iterdir()} == before
+    (tmp_path / "empty").mkdir()  # an empty folder is a new index
+    for folder in (tmp_path / "empty", tmp_path / "a" / "b"):
+        index = pipeline.open_index(small, folder)
+        assert {path.name for path in folder.iterdir()} == {path.name for path in before}
+        for path, (content, _) in before.items():  # the head's notes have no order of their own
+            here, there = load_file(folder / path.name), load_file(path)
+            assert here.keys() == there.keys() and all(torch.equal(here[key], there[key]) for key in here)
+            assert path.name == "head.safetensors" or (folder / path.name).read_bytes() == content
+        assert len(list(index.parts())) == 1
+
+
+def test_appended_stories_are_added(small, copy, capsys):
+    capsys.readouterr()
+    more = setting_of(small.model, small.tokenizer, [*made_up(23), HOSTILE, *made_up(6, seed=9)])
+    before = {path.name: path.read_bytes() for path in copy.iterdir()}
+    index = pipeline.open_index(more, copy)
+    assert "adding 6 stories" in capsys.readouterr().err
+    assert {name: (copy / name).read_bytes() for name in before} == before and len(list(copy.iterdir())) == len(before) + 1
+    gradients, _ = pipeline.encoded_gradients(more, ASKED)
+    exact = influence.sequence_scores(more.model, more.layers, more.stream(), index.matrix.solve(gradients), 30)
+    found = index.scores(gradients, more.corpus)
+    assert all(pearson(a, b) > 0.99 for a, b in zip(found, exact))
+
+
+@pytest.mark.parametrize("change, words", [
+    ({"damping": 0.25}, "λ auto, not 0.25"), ({"damping": 0.0}, "λ auto, not 0.0"), ({"method": "kfac"}, "method ekfac, not kfac"),
+    ({"seed": 5}, "seed 0, not 5"), ({"fit_limit": 7}, "fit limit 2000, not 7")])
+def test_an_index_made_with_other_settings_is_refused(change, words, small, copy):
+    before = {path.name: path.read_bytes() for path in copy.iterdir()}
+    message = complaint_of(pipeline.open_index, small, copy, **change)
+    assert words in message and str(copy) in message and "name another folder, or delete it" in message
+    assert {path.name: path.read_bytes() for path in copy.iterdir()} == before
+
+
+def test_an_index_of_another_model_other_layers_or_other_code_is_refused(small, copy, monkeypatch):
+    other = setting_of(make_model(initializer_range=0.31), small.tokenizer, made_up(5))
+    assert "belongs to another model, or to other weights" in complaint_of(pipeline.open_index, other, copy)
+    fewer = replace(small, layers=dict(list(small.layers.items())[1:]))
+    assert "was built with layers" in complaint_of(pipeline.open_index, fewer, copy)
+    foreign = replace(small, corpus=setting_of(small.model, small.tokenizer, made_up(24, seed=50)).corpus)
+    assert "holds other stories" in complaint_of(pipeline.open_index, foreign, copy)
+    pipeline.open_index(small, copy)  # still good
+
+
+@pytest.mark.parametrize("room", ["curvature.py", "search.py"])
+def test_an_index_of_other_code_is_refused(room, small, copy, monkeypatch):
+    real = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda self: real(self) + (b"# changed" if self.name == room else b""))
+    assert "was built by another version of helpers/" in complaint_of(pipeline.open_index, small, copy)
+
+
+def test_an_index_that_is_damaged_says_which_file_and_what_to_do(small, copy):
+    head, (part,) = copy / "head.safetensors", copy.glob("part-*")
+    whole = head.read_bytes()
+    flipped = bytearray(whole)
+    flipped[-7] ^= 1
+    for damaged in (whole[:len(whole) // 2], bytes(flipped), b""):
+        head.write_bytes(damaged)
+        with pytest.warns(UserWarning, match="damaged"):
+            message = complaint_of(pipeline.open_index, small, copy)
+        assert str(copy) in message and "delete the folder" in message
+    head.write_bytes(whole)
+    content = part.read_bytes()
+    for damaged in (content[:len(content) // 2], b"", b"not an index part at all"):
+        part.write_bytes(damaged)
+        message = complaint_of(pipeline.open_index, small, copy)
+        assert str(part) in message and "delete this one file" in message
+        assert part.read_bytes() == damaged  # nobody but the user deletes it
+    save_file({"codes": torch.zeros(2)}, part)
+    assert "delete this one file" in complaint_of(pipeline.open_index, small, copy)
+    part.unlink()  # as told
+    pipeline.open_index(small, copy)
+    assert part.read_bytes() == content
+
+
+def test_a_folder_that_cannot_be_one_is_said_before_any_work(small, tmp_path, monkeypatch):
+    monkeypatch.setattr(pipeline, "fit", lambda *_: pytest.fail("worked first"))
+    (tmp_path / "file").write_text("x")
+    for folder in (tmp_path / "file", tmp_path / "file" / "index"):
+        assert f"cannot write {folder}" in complaint_of(pipeline.open_index, small, folder)
+    assert (tmp_path / "file").read_text() == "x"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions of POSIX")
+def test_a_folder_without_permission_is_said_before_any_work(small, monkeypatch):
+    monkeypatch.setattr(pipeline, "fit", lambda *_: pytest.fail("worked first"))
+    root, mine = Path(tempfile.mkdtemp()), os.geteuid()
+    try:
+        (root / "index").mkdir()
+        for folder in (root / "index", root):
+            folder.chmod(0o555)
+        if mine == 0:
+            os.seteuid(65534)  # permissions do not hold root back
+        for folder in (root / "index", root / "new"):
+            message = complaint_of(pipeline.open_index, small, folder)
+            assert f"cannot write {folder}" in message and "Permission denied" in message
+    finally:
+        os.seteuid(mine)
+        root.chmod(0o755), (root / "index").chmod(0o755)
+        shutil.rmtree(root)
+
+
+def test_a_full_disk_leaves_whole_parts_only_and_the_rest_comes_later(small, built, tmp_path, monkeypatch):
+    resource = pytest.importorskip("resource")
+    monkeypatch.setattr(search, "PART", 8)
+    folder = tmp_path / "index"
+    write, written = search.files.save_tensors, []
+
+    def limited(tensors, path, **metadata):
+        if len(written) == 1:  # the second part meets a disk with no room
+            soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+            try:
+                return write(tensors, path, **metadata)
+            finally:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        write(tensors, path, **metadata)
+        if path.name.startswith("part-"):
+            written.append(path.name)
+
+    monkeypatch.setattr(search.files, "save_tensors", limited)
+    message = complaint_of(pipeline.open_index, small, folder)
+    assert f"cannot write {folder}" in message and "File too large" in message
+    assert {path.name for path in folder.iterdir()} == {"head.safetensors", *written} and len(written) == 1
+    first = (folder / written[0]).read_bytes()
+    monkeypatch.setattr(search.files, "save_tensors", write)
+    index = pipeline.open_index(small, folder)
+    assert len(list(index.parts())) == 3 and (folder / written[0]).read_bytes() == first
+    gradients, _ = pipeline.encoded_gradients(small, ASKED)
+    expected = pipeline.open_index(small, built).scores(gradients, small.corpus)
+    torch.testing.assert_close(index.scores(gradients, small.corpus), expected, rtol=1e-3, atol=1e-4 * expected.abs().max().item())
+
+
+def test_numbers_that_overflow_are_refused_and_no_part_is_written(small, tmp_path):
+    index = pipeline.open_index(small, tmp_path / "index")
+    (part,) = (tmp_path / "index").glob("part-*")
+    part.unlink()
+    for value in (float("nan"), float("inf")):
+        broken = make_model(initializer_range=0.3)
+        with torch.no_grad():
+            broken.transformer.h[1].mlp.c_fc.weight[0] = value
+        setting = replace(small, model=broken, layers=find_layers(broken))
+        with pytest.raises(InputError, match="not finite"):
+            index.add(broken, setting.layers, small.corpus, setting.stream, index.missing(small.corpus))
+        assert [path.name for path in (tmp_path / "index").iterdir()] == ["head.safetensors"]
+        with pytest.raises(InputError, match="not finite"):
+            pipeline.open_index(setting, tmp_path / "broken")
+        assert not list((tmp_path / "broken").glob("*"))
+
+
+# -- fused attention ------------------------------------------------------------------------------
+
+def padded(lengths):
+    return next(batches(random_ids_of(lengths), len(lengths)))
+
+
+def random_ids_of(lengths):
+    generator = torch.Generator().manual_seed(sum(lengths))
+    return [torch.randint(31, (length,), generator=generator).tolist() for length in lengths]
+
+
+def slopes(model, batch):
+    """Logits at real tokens, and the gradients of all parameters."""
+    logits = model(input_ids=batch.input_ids, use_cache=False).logits
+    loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch.labels.flatten(), ignore_index=-100, reduction="sum")
+    model.zero_grad()
+    loss.backward()
+    return logits.detach()[batch.mask], {name: p.grad.clone() for name, p in model.named_parameters()}
+
+
+def attentions(model):
+    return [module for module in model.modules() if type(module).__name__ == "GPTNeoSelfAttention"]
+
+
+@pytest.mark.parametrize("lengths", [[2], [8, 7, 3], [9, 9], [30, 17, 8, 2]])  # the local window is 8
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 2e-5), (torch.float64, 2e-6)])
+def test_fused_attention_is_the_written_out_one(lengths, dtype, tolerance):
+    model, batch = tiny_model("gpt_neo", dtype), padded(lengths)
+    logits, gradients = slopes(model, batch)
+    calls, real = [], torch.nn.functional.scaled_dot_product_attention
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.nn.functional, "scaled_dot_product_attention", lambda *a, **k: calls.append(1) or real(*a, **k))
+        with fused_attention(model):
+            found, theirs = slopes(model, batch)
+        slopes(model, batch)
+    assert len(calls) == 2  # once a layer, and only inside the block
+    torch.testing.assert_close(found, logits, rtol=tolerance, atol=tolerance * logits.abs().max().item())
+    for name, expected in gradients.items():
+        torch.testing.assert_close(theirs[name], expected, rtol=10 * tolerance, atol=10 * tolerance * max(1, expected.abs().max().item()))
+
+
+def test_fused_attention_is_gone_after_the_block_after_an_error_and_when_nested():
+    model = tiny_model("gpt_neo")
+    before = [dict(vars(block)) for block in attentions(model)]
+    with pytest.raises(ZeroDivisionError):
+        with fused_attention(model):
+            assert all("_attn" in vars(block) for block in attentions(model))
+            1 / 0
+    assert [dict(vars(block)) for block in attentions(model)] == before
+    with fused_attention(model):  # a pass inside a block of one's own
+        backward_pass(model, find_layers(model), padded([5, 4]))
+    assert [dict(vars(block)) for block in attentions(model)] == before
+
+
+def test_fused_attention_leaves_training_and_other_families_alone():
+    model = tiny_model("gpt_neo").train()
+    with fused_attention(model):
+        assert not any("_attn" in vars(block) for block in attentions(model))
+    for family in ("gpt2", "llama"):
+        model = tiny_model(family)
+        before = {name: set(vars(module)) for name, module in model.named_modules()}
+        with fused_attention(model):
+            assert {name: set(vars(module)) for name, module in model.named_modules()} == before
+    with fused_attention(torch.nn.Sequential(torch.nn.Linear(2, 2))):
+        pass
+
+
+# -- half precision -------------------------------------------------------------------------------
+
+def test_half_precision_of_the_model_leaves_factors_and_scores_precise(family):
+    one, half = known(family), tiny_model(family, torch.bfloat16)
+    layers = find_layers(half)
+    matrix = curvature.EKFAC.fit(half, layers, lambda: batches(one.ids, 8))
+    gradients, log_probs = influence.query_gradients(half, layers, QUERIES)
+    scores = influence.sequence_scores(half, layers, batches(one.ids, 8), matrix.solve(gradients), len(one.ids))
+    assert {x.dtype for block in matrix.blocks.values() for x in vars(block).values()} == {torch.float64}
+    assert {x.dtype for x in (*gradients.values(), log_probs, scores)} == {torch.float32}
+    alike = influence.sequence_scores(half, layers, batches(one.ids, 8), one.matrix.solve(gradients), len(one.ids))
+    assert torch.isfinite(scores).all()
+    for row, with_their_factors, expected in zip(scores, alike, one.expected):
+        assert 0.995 < pearson(with_their_factors, expected) < 1 - 1e-7
+        assert pearson(row, expected) > 0.93  # some labels are drawn differently: another sample of the same curvature
+
+
+def test_half_precision_of_the_embedded_model():
+    found = {}
+    for precision in ("float32", "bfloat16"):
+        model, tokenizer = load_model("default", "cpu", precision)
+        assert {p.dtype for p in model.parameters()} == {getattr(torch, precision)}
+        setting = pipeline.Setting(model, tokenizer, find_layers(model), tokenise(pipeline.load_stories(limit=24), tokenizer, 64),
+                                   batch_size=8, quiet=True)
+        _, scores = pipeline.explain(setting, [Query("Bramble kept the glass egg in the", " windmill")], pipeline.fit(setting), top=3)
+        found[precision] = scores["sequence"]
+    assert found["bfloat16"].dtype == torch.float32
+    correlation = pearson(*found.values())
+    print("bfloat16 against float32:", correlation)
+    assert 0.95 < correlation < 1 - 1e-9  # equal numbers would mean that nothing was halved
