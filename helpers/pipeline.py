@@ -129,6 +129,9 @@ def open_index(setting: Setting, folder, method="ekfac", fit_limit=2000, seed=0,
     folder = Path(folder).expanduser()
     settings = {"layers": list(setting.layers), "method": method, "fit limit": fit_limit, "seed": seed,
                 "λ": "auto" if damping is None else damping}
+    with output(folder):
+        if folder.exists() and not folder.is_dir():
+            raise OSError("it is a file")
     with output(folder), files.lock(folder) if processes.rank() == 0 else nullcontext():
         processes.wait()  # nobody looks while another run still builds it
         index = Index.open(folder, setting.model, **settings)

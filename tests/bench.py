@@ -46,7 +46,7 @@ from helpers.stories import (IGNORE, Query, batches, encode_query, fused_attenti
 
 REAL = ROOT.parent / "shared" / "real"
 PARTS = ("default", "real", "1M", "growth", "terminal", "profile")
-FULL = {"sizes": (500, 1000, 2000, 4000, 5000), "widths": (32, 64, 128, 256), "width_stories": 64, "counts": (1, 4, 16, 64)}
+FULL = {"sizes": (500, 1000, 2000, 4000), "widths": (32, 64, 128, 256), "width_stories": 64, "counts": (1, 4, 16, 64)}
 QUICK = {"sizes": (12,), "widths": (16, 32), "width_stories": 4, "counts": (1, 3)}
 RANKS = (8, 32)
 
