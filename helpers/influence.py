@@ -8,7 +8,7 @@ import torch
 from . import processes
 from .capture import backward_pass
 from .curvature import as_parameters, weights
-from .stories import IGNORE, Batch, InputError, batches, logits_of, plain_attention, positions_budget, token_losses, token_texts
+from .stories import IGNORE, Batch, InputError, batches, logits_of, plain_attention, token_losses, token_texts
 
 
 def query_gradients(model, layers, encoded, pad_id=0) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
@@ -17,20 +17,16 @@ def query_gradients(model, layers, encoded, pad_id=0) -> tuple[dict[str, torch.T
     `encoded` holds `(ids, start)` pairs of `encode_query`; only the completion's tokens are targets.
     Returns `({layer: (Q, out, in+1)}, log-probabilities (Q,))`.
     """
-    starts, found, log_probs = [start for _, start in encoded], {}, None
-    for batch in batches([ids for ids, _ in encoded], pad_id=pad_id, max_positions=positions_budget(model)):
+    rows, log_probs = {name: [] for name in layers}, []
+    for ids, start in encoded:
+        (batch,) = batches([ids], pad_id=pad_id)
         batch = batch.to(_device(model))
-        for at, query in enumerate(batch.index):
-            batch.labels[at, :starts[query] - 1] = IGNORE
+        batch.labels[:, :start - 1] = IGNORE
         captured, losses = backward_pass(model, layers, batch)
-        log_probs = losses.new_zeros(len(encoded)) if log_probs is None else log_probs
-        log_probs[batch.index] = -losses
+        log_probs.append(-losses)
         for name, record in captured.items():
-            gradients = record.gradients()
-            if name not in found:
-                found[name] = gradients.new_zeros(len(encoded), *gradients.shape[1:])
-            found[name][batch.index] = gradients
-    return found, log_probs
+            rows[name].append(record.gradients())
+    return {name: torch.cat(parts) for name, parts in rows.items()}, torch.cat(log_probs)
 
 
 def sequence_scores(model, layers, stream, ihvps, n_train, norms_of=()):

@@ -152,14 +152,10 @@ def open_index(setting: Setting, folder, method="ekfac", fit_limit=2000, seed=0,
 
 def explain_indexed(setting: Setting, queries: list[Query], index: Index, top=10) -> list[dict]:
     """As `explain`, from an index: its scores choose a short list, whose gradients give exact scores and tokens."""
-    model, layers, total = setting.model, setting.layers, len(setting.corpus)
     gradients, log_probs = encoded_gradients(setting, queries)
     rough = influence.finite(index.scores(gradients, setting.corpus))
-    ihvps = index.matrix.solve(gradients)
     listed = influence.top_indices(rough, top + max(5, top // 2))
-    pairs = [(query, row) for query, sides in enumerate(listed) for row in sides[0] + sides[1]]
-    chosen = setting.stream(sorted({row for _, row in pairs}), "tokens")
-    values = influence.tokenwise(model, layers, chosen, ihvps, total, pairs)
+    values = picked_tokens(setting, index.matrix.solve(gradients), listed)
     exact = torch.zeros_like(rough)
     for (query, row), value in values.items():
         exact[query, row] = value.sum()
@@ -181,16 +177,20 @@ def explain(setting: Setting, queries: list[Query], matrix: curvature.Curvature,
     else:
         scores = {"sequence": influence.sequence_scores(model, layers, setting.stream(rows, "scoring"), ihvps, total)}
     picks = influence.top_indices(scores["sequence"], top)
-    pairs = [(query, row) for query, (positive, negative) in enumerate(picks) for row in positive + negative]
-    chosen = setting.stream(sorted({row for _, row in pairs}), "tokens")
-    values = influence.tokenwise(model, layers, chosen, ihvps, total, pairs)
-    return told(setting, queries, log_probs, picks, values), scores
+    return told(setting, queries, log_probs, picks, picked_tokens(setting, ihvps, picks)), scores
 
 
 def encoded_gradients(setting, queries):
     """`query_gradients` of queries in words."""
     encoded = [encode_query(setting.tokenizer, query, context_length(setting.model)) for query in queries]
     return influence.query_gradients(setting.model, setting.layers, encoded, setting.pad_id)
+
+
+def picked_tokens(setting, ihvps, picks) -> dict[tuple[int, int], torch.Tensor]:
+    """`influence.tokenwise` of the stories that `top_indices` picked for each query."""
+    pairs = [(query, row) for query, (positive, negative) in enumerate(picks) for row in positive + negative]
+    chosen = setting.stream(sorted({row for _, row in pairs}), "tokens")
+    return influence.tokenwise(setting.model, setting.layers, chosen, ihvps, len(setting.corpus), pairs)
 
 
 def told(setting, queries, log_probs, picks, values) -> list[dict]:
