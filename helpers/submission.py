@@ -20,7 +20,7 @@ DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in (
     torch.float64, torch.float32, torch.float16, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8,
     torch.bool, torch.complex64, torch.complex128)}
 MOST_NUMBERS, MOST_PARTS, MOST_EVENTS, MOST_TEXT = 1_000_000, 1_000, 2_000, 500
-FILES = 50 * 2**20  # bytes that a submission may write into one file
+FILES, PROCESSES = 50 * 2**20, 64  # bytes that a submission may write into one file; threads and processes it may have
 
 
 # -- values that travel between the processes: JSON, never pickle ------------------------------------
@@ -238,21 +238,26 @@ def run_node(node, space):
 # -- the process -------------------------------------------------------------------------------------
 
 def confine(memory: int, seconds: float) -> bool:
-    """Limits on memory, file size and processor time, and no network, as far as the system can; True where it cut the network."""
+    """Limits on memory, files, processor time and processes, as far as the system can; True where the network is cut off."""
+    try:
+        import ctypes
+        cut = ctypes.CDLL(None).unshare(0x10000000 | 0x40000000) == 0  # Linux: users and a network of its own
+    except (AttributeError, OSError, TypeError):
+        cut = False
     try:
         import resource
-        for limit, most in ((resource.RLIMIT_DATA, memory), (resource.RLIMIT_FSIZE, FILES), (resource.RLIMIT_CORE, 0),
-                            (resource.RLIMIT_CPU, math.ceil(seconds))):
+    except ImportError:  # Windows; the grader's time limit remains
+        return cut
+    limits = {"DATA": memory, "FSIZE": FILES, "CORE": 0, "CPU": math.ceil(seconds)} | ({"NPROC": PROCESSES} if cut else {})
+    for name, most in limits.items():
+        try:
+            limit = getattr(resource, f"RLIMIT_{name}")
             hard = resource.getrlimit(limit)[1]
             most = most if hard == resource.RLIM_INFINITY else min(most, hard)
             resource.setrlimit(limit, (most, most))
-    except (ImportError, ValueError, OSError):
-        pass  # Windows has none; the time limit of the grader remains
-    try:
-        import ctypes
-        return ctypes.CDLL(None).unshare(0x10000000 | 0x40000000) == 0  # Linux: a user and a network of its own
-    except (AttributeError, OSError, TypeError):
-        return False
+        except (AttributeError, ValueError, OSError):
+            continue
+    return cut
 
 
 def guard(folder: str):
