@@ -12,12 +12,14 @@ import site
 import subprocess
 import sys
 import threading
+from argparse import ArgumentTypeError
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
-from .__main__ import Parser, Usage
+from .__main__ import Parser
 from .student import ROOT, exercises
 from .student import main as tool
 
@@ -246,7 +248,8 @@ def grade(submission: Submission, known, seconds, memory) -> Row:
     names = known.get(notebook, [])
     if not note and not names:
         note = "not a notebook of this series"
-    records = run_answers(cells, names, seconds, memory) if cells and names else {}
+    asked = [name for name in names if any(f"my_{name}" in cell for cell in cells)]
+    records = run_answers(cells, asked, seconds, memory)
     marks = [(name, *judge(name, records.get(name, {"missing": True}))) for name in names]
     return Row(student, notebook or "", path.name, marks, note)
 
@@ -301,8 +304,20 @@ def write_grades(rows: list[Row], out: Path) -> None:
         shutil.move(made, out)
 
 
-def seconds(text):
-    from argparse import ArgumentTypeError
+def grade_all(submissions, *arguments, jobs=1) -> list[Row]:
+    """The rows of all submissions, in order, `jobs` at a time; tells on stderr how far it is."""
+    pool, rows = ThreadPoolExecutor(jobs), []
+    try:
+        for row in pool.map(lambda submission: grade(submission, *arguments), submissions):
+            rows.append(row)
+            print(f"{row.student}  {row.notebook or row.file}  {row.count('correct')} of {len(row.marks)}  {row.note}".rstrip(),
+                  file=sys.stderr)
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return rows
+
+
+def whole_number(text):
     if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 3600):
         raise ArgumentTypeError(f"{text!r} is not a whole number from 1 to 3,600")
     return int(text)
@@ -310,18 +325,18 @@ def seconds(text):
 
 def build_parser():
     parser = Parser(prog="python -m helpers.grade", description=__doc__)
-    parser.add_argument("paths", nargs="+", metavar="FOLDER_OR_NOTEBOOK", help="notebooks, or folders: one a student, or of students' folders")
-    parser.add_argument("--out", type=Path, default=Path("grades"), metavar="FOLDER", help="a new or empty folder (default: %(default)s)")
-    parser.add_argument("--time-limit", type=seconds, default=30, metavar="S", help="seconds for each exercise (default: %(default)s)")
-    parser.add_argument("--memory", type=float, default=2, metavar="GB", help="for each notebook, where the system can limit it (default: %(default)s)")
+    add = parser.add_argument
+    add("paths", nargs="+", type=Path, metavar="FOLDER_OR_NOTEBOOK", help="notebooks, folders with them, or a folder of students' folders")
+    add("--out", type=Path, default=Path("grades"), metavar="FOLDER", help="a new or empty folder (default: %(default)s)")
+    add("--time-limit", type=whole_number, default=30, metavar="S", help="seconds for each exercise (default: %(default)s)")
+    add("--memory", type=whole_number, default=2, metavar="GB", help="for each notebook, where the system can limit it (default: %(default)s)")
+    add("--jobs", type=whole_number, default=min(4, os.cpu_count() or 1), metavar="N", help="notebooks at a time (default: %(default)s)")
     return parser
 
 
 def run(argv) -> None:
     """Raises Usage and InputError."""
     args = build_parser().parse_args(argv)
-    if not 0.5 <= args.memory <= 1000:
-        raise Usage("argument --memory: give 0.5 to 1000")
     from .files import output
     from .stories import InputError
     out, known = args.out.resolve(), series()
@@ -329,11 +344,8 @@ def run(argv) -> None:
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise InputError(f"{args.out} is there and not empty: name a new folder with --out")
         if not os.access(out.parent, os.W_OK):
-            raise OSError(f"the folder {out.parent} cannot be written")
-    rows = []
-    for submission in find_submissions(args.paths, known):
-        rows.append(row := grade(submission, known, args.time_limit, int(args.memory * 2**30)))
-        print(f"{row.student}  {row.notebook or row.file}  {row.count('correct')} of {len(row.marks)}  {row.note}".rstrip(), file=sys.stderr)
+            raise OSError(f"the folder {args.out.parent} is not there, or may not be changed")
+    rows = grade_all(find_submissions(args.paths, known), known, args.time_limit, args.memory * 2**30, jobs=args.jobs)
     with output(args.out):
         write_grades(rows, out)
     print(f"{len(rows)} notebooks: {args.out / 'grades.csv'} and {args.out / 'reports'}")

@@ -261,25 +261,27 @@ def confine(memory: int, seconds: float) -> bool:
 
 
 def guard(folder: str):
-    """From now on Python refuses what no answer needs: files written outside `folder`, other processes, the network.
+    """From now on Python refuses what no answer needs: files changed outside `folder`, other processes, the network.
 
     This stops accidents and simple malice; it is no wall against native code.
     """
-    realpath, separator, null = os.path.realpath, os.sep, os.devnull
-    folder, writing = realpath(folder), os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
-    changes = {f"os.{name}": count for name, count in dict(remove=1, rmdir=1, mkdir=1, truncate=1, chmod=1, chown=1, utime=1,
-                                                           setxattr=1, rename=2, link=2, symlink=2).items()}
+    realpath, is_folder, separator, null = os.path.realpath, os.path.isdir, os.sep, os.devnull
+    folder, writing = realpath(folder) + separator, os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+    two = ("os.rename", "os.link", "os.symlink")
+    one = ("os.remove", "os.rmdir", "os.mkdir", "os.truncate", "os.chmod", "os.chown", "os.utime", "os.setxattr", "os.removexattr")
     refused = ("socket.", "subprocess.", "os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork", "os.kill",
                "os.startfile", "pty.")
 
+    def outside(path):
+        return isinstance(path, (str, bytes)) and path != null and not (realpath(os.fsdecode(path)) + separator).startswith(folder)
+
     def hook(event, arguments):
-        paths = arguments[:changes.get(event, 0)]
-        if event == "open" and isinstance(arguments[2], int) and arguments[2] & writing:
-            paths = arguments[:1]
-        for path in paths:
-            if isinstance(path, (str, bytes)) and os.fsdecode(path) != null:
-                if not (realpath(os.fsdecode(path)) + separator).startswith(folder + separator):
-                    raise PermissionError("an answer that is graded may not change files")
+        if event == "open":  # a folder too: what is opened can be changed from within
+            change = outside(arguments[0]) and (arguments[2] & writing or is_folder(arguments[0]))
+        else:
+            change = any(map(outside, arguments[:1 if event in one else 2 if event in two else 0]))
+        if change:
+            raise PermissionError("an answer that is graded may not change files")
         if event.startswith(refused):
             raise PermissionError(f"an answer that is graded may not use {event.partition('.')[0]} ({event})")
     sys.addaudithook(hook)
