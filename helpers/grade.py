@@ -24,6 +24,7 @@ from .student import ROOT, exercises
 from .student import main as tool
 
 START, LINE, LARGEST = 180, 64 * 2**20, 50 * 2**20  # seconds for imports; bytes of one answer, of one notebook
+MOST_TEXT = 600  # characters of one sentence
 ATTEMPTED = ("correct", "wrong")
 HINT = "; an answer may use imports, functions, classes and constants of any cell, but nothing that other cells compute"
 PAGE = """<!doctype html>
@@ -145,7 +146,8 @@ class Process:
         home = os.path.realpath(self.folder.name)
         keep = {key: os.environ[key] for key in ("PATH", "SYSTEMROOT", "LANG", "LD_LIBRARY_PATH") if key in os.environ}
         one_thread = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-        env = keep | one_thread | {"HOME": home, "TMPDIR": home, "TEMP": home, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "",
+        path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+        env = keep | one_thread | {"HOME": home, "TMPDIR": home, "TEMP": home, "PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": "",
                                    "PYTHONUSERBASE": site.getuserbase(), "HF_HUB_OFFLINE": "1", "PYTHONHASHSEED": "0"}
         self.process = subprocess.Popen([sys.executable, "-m", "helpers.submission"], cwd=home, env=env, stdin=subprocess.PIPE,
                                         stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True)
@@ -256,10 +258,15 @@ def grade(submission: Submission, known, seconds, memory) -> Row:
 
 # -- what is written ---------------------------------------------------------------------------------
 
+def plain(value) -> str:
+    """Text of theirs without what steers terminals and directions of writing, and not endless."""
+    return "".join(letter if letter.isprintable() else "\ufffd" for letter in str(value)[:MOST_TEXT])
+
+
 def cell(value) -> str:
-    """Text that a spreadsheet does not take for a formula."""
-    text = str(value)
-    return "'" + text if text[:1] in tuple("=+-@\t\r") else text
+    """The same, and no spreadsheet takes it for a formula."""
+    text = plain(value)
+    return "'" + text if text.startswith(tuple("=+-@")) else text
 
 
 def table(rows: list[Row]) -> str:
@@ -276,14 +283,15 @@ def table(rows: list[Row]) -> str:
 
 def report(student: str, rows: list[Row]) -> str:
     """A page for one student; every text of theirs is escaped."""
-    parts = []
+    parts, safe = [], lambda text: html.escape(plain(text))
     for row in rows:
-        parts.append(f"<h2>{html.escape(row.notebook or row.file or 'Nothing handed in')}</h2>")
-        parts.append(f"<p>{row.count('correct')} of {len(row.marks)} correct, {row.count(*ATTEMPTED)} attempted. "
-                     f"{html.escape(f'File: {row.file}. ' if row.file else '')}{html.escape(row.note)}</p>")
-        lines = (f"<tr><td>{html.escape(name)}</td><td>{mark}</td><td>{html.escape(said)}</td></tr>" for name, mark, said in row.marks)
-        parts.append("<table><tr><th>exercise</th><th>mark</th><th>what the check says</th></tr>" + "\n".join(lines) + "</table>")
-    return PAGE.format(title=html.escape(f"Exercises: {student}"), parts="\n".join(parts))
+        file = f"File: {row.file}. " if row.file else ""
+        parts.append(f"<h2>{safe(row.notebook or row.file or 'Nothing handed in')}</h2>")
+        parts.append(f"<p>{row.count('correct')} of {len(row.marks)} correct, {row.count(*ATTEMPTED)} attempted. {safe(file + row.note)}</p>")
+        if row.marks:
+            lines = "\n".join(f"<tr><td>{safe(name)}</td><td>{mark}</td><td>{safe(said)}</td></tr>" for name, mark, said in row.marks)
+            parts.append(f"<table><tr><th>exercise</th><th>mark</th><th>what the check says</th></tr>\n{lines}</table>")
+    return PAGE.format(title=safe(f"Exercises: {student}"), parts="\n".join(parts))
 
 
 def write_grades(rows: list[Row], out: Path) -> None:
@@ -310,8 +318,8 @@ def grade_all(submissions, *arguments, jobs=1) -> list[Row]:
     try:
         for row in pool.map(lambda submission: grade(submission, *arguments), submissions):
             rows.append(row)
-            print(f"{row.student}  {row.notebook or row.file}  {row.count('correct')} of {len(row.marks)}  {row.note}".rstrip(),
-                  file=sys.stderr)
+            what = f"{row.student}  {row.notebook or row.file}  {row.count('correct')} of {len(row.marks)}  {row.note}"
+            print(plain(what).rstrip(), file=sys.stderr)
     finally:
         pool.shutdown(cancel_futures=True)
     return rows

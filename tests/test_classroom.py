@@ -248,6 +248,13 @@ def test_students_by_folder_and_by_file(tmp_path):
     assert which_notebook(tmp_path / "2003.ipynb", ["x"], known) is None
 
 
+def test_texts_of_theirs_steer_nothing():
+    evil = "=1+1\x1b[31m\u202e</td><script>" + "x" * 10**6
+    page = grade.report(evil, [grade.Row(evil, "", evil, [("lds", "wrong", evil)], evil)])
+    assert "<script" not in page and "\x1b" not in page and "\u202e" not in page and len(page) < 10_000
+    assert all(not line.startswith("=") for line in grade.table([grade.Row(evil, "", evil, [], evil)]).splitlines())
+
+
 @pytest.mark.parametrize("arguments, words", [
     (["nowhere"], "there is no .*nowhere: name notebooks"), (["."], "no notebook .* name notebooks"),
     ([".", "--out", "full"], "full is there and not empty"), ([".", "--time-limit", "0"], "'0' is not a whole number"),
