@@ -218,7 +218,7 @@ def find_answer(cells: list[str], name: str):
     before, after = ([node for cell in part for node in lenient(cell)] for part in (cells[:home], cells[home + 1:]))
     around = needed([*after, *before], set().union(*map(words, own)))
     torch.set_default_dtype(torch.float32)
-    space = {"__name__": "__main__", "torch": torch}
+    space = {"__name__": "__main__", "torch": torch, "display": print}
     for node in [*around, *filter(sets_dtype, before)]:
         run_node(node, space)
     problems = [run_node(node, space) for node in own]
@@ -237,8 +237,8 @@ def run_node(node, space):
 
 # -- the process -------------------------------------------------------------------------------------
 
-def confine(memory: int, seconds: float) -> bool:
-    """Limits on memory, files, processor time and processes, as far as the system can; True where the network is cut off."""
+def confine(memory: int, seconds: float) -> None:
+    """Limits memory, files, processor time and processes, and cuts off the network, as far as the system can."""
     try:
         import ctypes
         cut = ctypes.CDLL(None).unshare(0x10000000 | 0x40000000) == 0  # Linux: users and a network of its own
@@ -247,7 +247,7 @@ def confine(memory: int, seconds: float) -> bool:
     try:
         import resource
     except ImportError:  # Windows; the grader's time limit remains
-        return cut
+        return
     limits = {"DATA": memory, "FSIZE": FILES, "CORE": 0, "CPU": math.ceil(seconds)} | ({"NPROC": PROCESSES} if cut else {})
     for name, most in limits.items():
         try:
@@ -257,7 +257,6 @@ def confine(memory: int, seconds: float) -> bool:
             resource.setrlimit(limit, (most, most))
         except (AttributeError, ValueError, OSError):
             continue
-    return cut
 
 
 def guard(folder: str):
@@ -308,8 +307,8 @@ def main():
     for stream in range(3):
         os.dup2(nowhere, stream)
     sys.dont_write_bytecode = True
-    cut = confine(order["memory"], 60 + order["seconds"] * len(order["names"]))
-    print(json.dumps({"ready": True, "network": "cut" if cut else "refused"}), file=channel, flush=True)
+    confine(order["memory"], 60 + order["seconds"] * len(order["names"]))
+    print(json.dumps({"ready": True}), file=channel, flush=True)
     guard(os.getcwd())
     for name in order["names"]:
         try:
