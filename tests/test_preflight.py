@@ -1,0 +1,103 @@
+"""`python -m helpers.preflight`: what it finds, what it says about what is wrong, and that it needs nothing to run."""
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+from helpers import preflight
+from helpers.preflight import Todo, numbers, satisfies
+
+
+def lines(python=(sys.executable,), root=ROOT):
+    done = subprocess.run([*python, "-m", "helpers.preflight"], cwd=root, capture_output=True, text=True, timeout=120)
+    assert done.stderr == ""
+    assert all(re.match(r"(ok  |todo) \S", line) for line in done.stdout.splitlines())
+    return done.returncode, done.stdout
+
+
+@pytest.fixture
+def elsewhere(tmp_path, monkeypatch):
+    """A copy of what the preflight reads, to be damaged."""
+    (tmp_path / "helpers").mkdir()
+    for name in ("__init__.py", "preflight.py"):
+        shutil.copy(ROOT / "helpers" / name, tmp_path / "helpers" / name)
+    shutil.copy(ROOT / "requirements.txt", tmp_path)
+    shutil.copytree(ROOT / "data", tmp_path / "data", ignore=shutil.ignore_patterns(".*", "*.py", "__pycache__"))
+    monkeypatch.setattr(preflight, "ROOT", tmp_path)
+    return tmp_path
+
+
+def test_this_machine_is_ready(monkeypatch):
+    """Where the tests run, everything is there; memory and disk may be short at the moment."""
+    code, out = lines()
+    todo = [line for line in out.splitlines() if line.startswith("todo") and not re.match("todo (memory|disk):", line)]
+    assert not todo and (code == 0) == ("todo" not in out)
+    for part in ("Python 3", "torch 2", "device: ", "memory: ", "disk: ", "network: ", "data/stories.jsonl",
+                 "data/retrainings.safetensors", "kernel python3"):
+        assert part in out
+
+
+def test_runs_with_nothing_installed():
+    code, out = lines((sys.executable, "-S"))  # no site-packages
+    assert code == 1 and "ok   Python" in out and "ok   data/model/model.safetensors" in out
+    assert "todo torch is not installed: run: python -m pip install -r requirements.txt" in out
+    assert "todo torch cannot be imported" in out and "todo Jupyter has no kernel python3" in out
+
+
+def test_missing_damaged_and_foreign_data_are_told(elsewhere):
+    (elsewhere / "data" / "stories.jsonl").write_text("other")
+    (elsewhere / "data" / "small" / "model.safetensors").unlink()
+    record = elsewhere / "data" / "retrainings.safetensors"
+    record.write_bytes(record.read_bytes()[:-1])
+    other = elsewhere / "data" / "planted_scores.safetensors"
+    other.write_bytes(other.read_bytes().replace(b"9ba9f961", b"00000000"))
+    code, out = lines((sys.executable, "-S"), elsewhere)
+    assert code == 1
+    for said in ("data/stories.jsonl is not the file of the data sheet", "data/small/model.safetensors is missing",
+                 "data/retrainings.safetensors is missing or damaged", "data/planted_scores.safetensors was recorded with other"):
+        assert f"todo {said}" in out
+    (elsewhere / "data" / "README.md").unlink()
+    assert "todo requirements.txt or data/README.md is missing" in lines((sys.executable, "-S"), elsewhere)[1]
+
+
+def test_versions():
+    assert numbers("2.13.0+cpu") == (2, 13) and numbers("5.0.0rc1") == (5,) and numbers("odd") == ()
+    assert satisfies("2.4", ">=2.4,<2.14") and satisfies("2.13.9", ">=2.4,<2.14") and satisfies("6.0", ">=3,<7")
+    assert not satisfies("2.14.0", ">=2.4,<2.14") and not satisfies("2.10", "<2.9") and not satisfies("4.0", ">4")
+    with pytest.raises(Todo, match="pytest .* is outside >=999: run: python -m pip"):
+        preflight.package("pytest>=999")()
+    with pytest.raises(Todo, match="no-such-package is not installed"):
+        preflight.package("no-such-package")()
+
+
+def test_short_of_memory_disk_or_python(monkeypatch):
+    monkeypatch.setattr(preflight, "free_memory", lambda: 1.5)
+    with pytest.raises(Todo, match="1.5 GB free, the largest notebook needs up to 4: close"):
+        preflight.memory()
+    monkeypatch.setattr(preflight, "free_memory", lambda: None)
+    assert "does not say" in preflight.memory()
+    monkeypatch.setattr(preflight, "DISK", 10**9)
+    with pytest.raises(Todo, match="are needed .* make room"):
+        preflight.disk()
+    monkeypatch.setattr(preflight, "PYTHON", (99, 0))
+    with pytest.raises(Todo, match="too old: install 99.0"):
+        preflight.python()
+
+
+def test_without_a_network_nothing_is_to_do_and_nobody_waits(monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    assert "no Hub" in preflight.network()
+    monkeypatch.setattr(preflight.urllib.request, "urlopen", lambda *_, **__: preflight.threading.Event().wait(60))
+    monkeypatch.setattr(preflight, "PATIENCE", 0.2)
+    assert "no Hub" in preflight.network()
+
+
+def test_another_pythons_kernel_is_told(monkeypatch):
+    from jupyter_client.kernelspec import KernelSpecManager
+    spec = type("Spec", (), {"argv": ["/nowhere/bin/python"]})
+    monkeypatch.setattr(KernelSpecManager, "get_kernel_spec", lambda *_: spec)
+    with pytest.raises(Todo, match="another Python .*: run: python -m ipykernel install"):
+        preflight.kernel()
