@@ -157,13 +157,21 @@ class Index:
         return cls(folder, matrix, kept)
 
     def vectors(self, gradients: dict) -> torch.Tensor:
-        """The whitened vectors `(batch, K)` of gradients `{layer: (batch, out, in+1)}`, float32."""
-        first, at = next(iter(gradients.values())), 0
+        """The whitened vectors (Q_Sᵀ Dθ Q_A) / √(Λ+λ), `(batch, K)`, of gradients `{layer: (batch, out, in+1)}`, float32."""
+        return self._rotated(gradients, torch.mul)
+
+    def queries(self, ihvps: dict) -> torch.Tensor:
+        """(Q_Sᵀ P Q_A) · √(Λ+λ), `(Q, K)`, float32, of iHVPs P `{layer: (Q, out, in+1)}`: what a story's vector is multiplied with."""
+        return self._rotated(ihvps, torch.div)
+
+    def _rotated(self, parts, scaled):
+        """All layers' kept coordinates in a row, `scaled` (multiplied or divided) by 1/√(Λ+λ)."""
+        first, at = next(iter(parts.values())), 0
         whole = torch.empty(len(first), self.total, device=first.device)
         for name, block in self.matrix.blocks.items():
             one, width = self._basis(name, first.device), block.eigenvalues.numel()
-            rotated = one.rotate(gradients[name].float())
-            torch.mul(rotated, one.eigenvalues, out=whole[:, at:at + width].view_as(rotated))
+            rotated = one.rotate(parts[name].float())
+            scaled(rotated, one.eigenvalues, out=whole[:, at:at + width].view_as(rotated))
             at += width
         return whole if len(self.coordinates) == self.total else whole[:, self.coordinates.to(whole.device)]
 
@@ -210,12 +218,14 @@ class Index:
                 name = hashlib.sha256(part["digests"].numpy().tobytes()).hexdigest()[:16]
                 files.save_tensors(part, self.folder / f"part-{name}.safetensors")
 
-    def scores(self, gradients: dict, corpus) -> torch.Tensor:
-        """Influence `(Q, N)` of the corpus's stories on queries with these gradients `{layer: (Q, out, in+1)}`, to four bits.
+    def scores(self, ihvps: dict, corpus) -> torch.Tensor:
+        """Influence `(Q, N)` of the corpus's stories on queries with these iHVPs `{layer: (Q, out, in+1)}`, to four bits.
 
-        Raises InputError when one is not in the index.
+        With v a story's vector and P = M⁻¹ ∇L_q, N times the influence is Σ (Q_Sᵀ P Q_A) √(Λ+λ) v, whatever the
+        curvature M: `index.matrix.solve(gradients)` gives its own scores, another curvature's `solve` that one's.
+        Raises InputError when a story is not in the index.
         """
-        queries, names, found = self.vectors(gradients).cpu(), [], []
+        queries, names, found = self.queries(ihvps).cpu(), [], []
         for held, codes, scales in self.parts():
             names += held.tolist()
             found.append(products(codes, scales, queries))
