@@ -48,7 +48,7 @@ class Explorer:
         self.methods = {name: METHODS[name] for name in (*self.curvatures, "tfidf")}
         self.words = tfidf([story.text for story in setting.corpus.stories])
         try:
-            self.planted = load_planted(setting.corpus)
+            self.planted = load_planted(setting.corpus, whole=False)
         except InputError:
             self.planted = []
 

@@ -136,25 +136,26 @@ class Panel:
             self._say("The model reads the question …")
             question = self.explorer.ask(*wanted)
             self.question, self._asked, self.looked.value, self.saved.value = question, wanted, "", ""
-            self.tokens.children = [*map(self._button, question.tokens), self.every]
+            self.tokens.children = [widgets.Label("Explain"), *map(self._button, question.tokens), self.every]
         return self._show()
 
     def _button(self, token):
         button = widgets.ToggleButton(True, description=show.visible(token, "⏎").strip() or "␣", tooltip="explain this token",
                                       layout=widgets.Layout(width="auto"))
+        button.add_class("tw-word")
         button.observe(lambda _: self._silent or self._guarded(self._show), "value")
         return button
 
     def _choose_all(self):
         with self._silence():
-            for button in self.tokens.children[:-1]:
+            for button in self.tokens.children[1:-1]:
                 button.value = True
         return self._show()
 
     @property
     def chosen(self) -> list[int]:
         """Which tokens of the completion are to be explained."""
-        return [at for at, button in enumerate(self.tokens.children[:-1]) if button.value]
+        return [at for at, button in enumerate(self.tokens.children[1:-1]) if button.value]
 
     @property
     def _look(self):
