@@ -93,7 +93,7 @@ def colab(tmp_path_factory):
 
 def run_all(content, folder, env):
     """The notebook, run from top to bottom. Raises CellExecutionError."""
-    notebook = nbformat.from_dict(content)
+    notebook = nbformat.reads(json.dumps(content), as_version=4)
     NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(folder)}}).execute(env=env)
     return notebook
 
@@ -310,7 +310,7 @@ def test_other_git_addresses_get_no_badge(copy):
     files = rewritten(copy, "https://codeberg.org/owner/repo.git", "main")
     assert len(files) == 2 + len(list((copy / "notebooks").glob("[0-9]*.ipynb")))
     for path, text in files.items():
-        assert "codeberg.org/owner/repo.git" in text and "colab-badge" not in text
+        assert "codeberg.org/owner/repo.git" in text and "[Open in Colab]" not in text or path.suffix == ".py"
         assert path.suffix != ".ipynb" or "its set-up cell fetches the rest." in text
 
 
