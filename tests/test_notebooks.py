@@ -89,17 +89,6 @@ def test_explains_its_figures(notebook):
             assert any("What to see" in source(after) for after in cells[at + 1:at + 3])
 
 
-def test_links_resolve(notebook):
-    path, content = notebook
-    for target in re.findall(r"\]\((?!https?:)([^)]+)\)", "\n".join(map(source, cells_of(content, "markdown")))):
-        name, _, anchor = target.partition("#")
-        file = path.parent / name if name else path
-        assert file.exists(), target
-        if anchor:
-            headings = re.findall(r"^#+ (.+)$", "\n".join(map(source, cells_of(json.loads(file.read_text("utf-8")), "markdown"))), re.M)
-            assert anchor in [heading.strip().replace(" ", "-") for heading in headings], target
-
-
 def test_one_language(notebook):
     path, content = notebook
     text = prose(content)
