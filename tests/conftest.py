@@ -1,5 +1,6 @@
 """Small real models of each supported family, and random token sequences of mixed length."""
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -44,3 +45,15 @@ def random_ids(count: int, lengths=(3, 15), seed=1) -> list[list[int]]:
 @pytest.fixture(params=["gpt_neo", "gpt2", "llama"])
 def family(request):
     return request.param
+
+
+@pytest.fixture(scope="module")
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if not found:
+        pytest.skip("no Chromium on this machine")
+    with playwright.sync_playwright() as started:
+        chromium = started.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()

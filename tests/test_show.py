@@ -4,7 +4,6 @@ import io
 import math
 import os
 import re
-import shutil
 import warnings
 
 import numpy as np
@@ -349,18 +348,6 @@ def test_scatter_states_pearson():
 
 
 # -- a real browser --------------------------------------------------------------------------------
-
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if not found:
-        pytest.skip("no Chromium on this machine")
-    with playwright.sync_playwright() as started:
-        chromium = started.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
-
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_page_in_chromium(browser, tmp_path, scheme):

@@ -1,7 +1,6 @@
 """The slides that notebooks carry: the command of TEACHING.md makes them, and they are whole, readable and fit the screen."""
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -103,15 +102,3 @@ def test_slides_fit_the_screen(rendered, number, browser):
     assert len(sizes) == len(slides(number))
     too_large = [size for size in sizes if size[1] > 1.2 * HEIGHT or size[2] > WIDTH]
     assert not too_large
-
-
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if not found:
-        pytest.skip("no Chromium")
-    with playwright.sync_playwright() as started:
-        chromium = started.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
