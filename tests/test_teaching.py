@@ -116,9 +116,3 @@ def test_the_readme_measured_what_is_said_of_it():
     readme = flat((ROOT / "README.md").read_text(encoding="utf-8"))
     for measured in re.findall(r"\d+ min \d+ s", TEXT):
         assert measured in readme
-
-
-def test_one_language():
-    from test_notebooks import MISNOMERS
-    for pattern, term in MISNOMERS.items():
-        assert not (found := re.search(pattern, TEXT)), f"{found[0]!r}: write {term}"
