@@ -52,8 +52,8 @@ def test_every_section_named_is_in_its_notebook():
 def test_every_exercise_has_its_number_name_and_minutes():
     found = re.findall(r"(0\d) exercise (\d), `(\w+)` \((\d+) minutes\)", flat(TEXT))
     assert all((name, int(minutes)) == cards(number)[int(at)] for number, at, name, minutes in found)
-    wanted = {(number, name) for number in NUMBERS if number < "07" for name, _ in cards(number).values()}
-    assert {(number, name) for number, _, name, _ in found} == wanted  # none is left out of the six sessions
+    wanted = {(number, name) for number in NUMBERS if number < "08" for name, _ in cards(number).values()}
+    assert {(number, name) for number, _, name, _ in found} == wanted  # none is left out of the sessions; 08 is a tool
 
 
 def test_every_message_quoted_is_what_the_check_says_to_a_wrong_answer():
@@ -86,7 +86,7 @@ def test_times_and_memory_are_those_of_the_first_cell(number):
 def test_the_plans_fill_their_time():
     parts = re.split(r"^(?=##+ )", TEXT, flags=re.M)
     plans = {part.splitlines()[0]: rows_with_clock(part) for part in parts if rows_with_clock(part)}
-    assert len(plans) == 7
+    assert len(plans) == 8
     for title, rows in plans.items():
         assert rows[0][0] == 0 and rows[-1][1] == (90 if "90 minutes" in title else 50), title
         assert all(end == start for (_, end), (start, _) in zip(rows, rows[1:])), title
