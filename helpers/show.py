@@ -162,7 +162,9 @@ def layer_strip(layers):
         groups.setdefault(block or part, []).append(bar)
     blocks = (f'<span class="tw-block"><span class="tw-bars">{"".join(bars)}</span><small>{_esc(label)}</small></span>'
               for label, bars in groups.items())
-    return f'<div class="tw-strip" role="img" aria-label="influence by layer">{"".join(blocks)}</div>'
+    top = max(layers, key=lambda name: abs(layers[name]), default=None)
+    strongest = f", strongest {_esc(top)}: {_signed(layers[top])} nats" if layers else ""
+    return f'<div class="tw-strip" role="img" aria-label="influence by layer{strongest}">{"".join(blocks)}</div>'
 
 
 def _reach(value, longest):
@@ -288,7 +290,7 @@ def page(result, align="input", **look):
     if align not in ALIGNMENTS:
         raise ValueError(f"align is {align!r}: take 'input' or 'predicted'")
     facts = "".join(f"<dt>{_esc(k)}</dt><dd>{_esc(v)}</dd>" for k, v in result.items() if not isinstance(v, (dict, list)))
-    toggles = "".join(f'<input type="radio" name="tw-align" id="tw-{a}"{" checked" if a == align else ""}>'
+    toggles = "".join(f'<input type="radio" name="tw-align" id="tw-{a}" aria-describedby="tw-stands"{" checked" if a == align else ""}>'
                       f'<label for="tw-{a}">{label}</label>' for a, label in ALIGNMENTS.items())
     queries = result["queries"]
     links = "".join(f'<li><a href="#q{i}">{_asked(q)}</a></li>'
@@ -302,7 +304,7 @@ def page(result, align="input", **look):
             f'<title>Which training stories taught this?</title><style>{CSS}{PAGE_CSS}</style></head><body class="tw">'
             "<header><h1>Which training stories taught this?</h1><p>One more copy of a training story would change the "
             f"log-probability of the completion by the number on its card.</p><details><summary>Settings</summary><dl>{facts}</dl>"
-            f"</details>{f'<ol>{links}</ol>' if links else ''}</header><small>A token's influence stands&ensp;</small>"
+            f"</details>{f'<ol>{links}</ol>' if links else ''}</header><small id='tw-stands'>A token's influence stands&ensp;</small>"
             f"{toggles}<main>{sections}</main></body></html>\n")
 
 

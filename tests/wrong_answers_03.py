@@ -47,6 +47,11 @@ def damped_factors(A, S, V, damping):
     return torch.linalg.inv(S + eye(S)) @ V @ torch.linalg.inv(A + eye(A))
 
 
+def dense_in_the_other_order(A, S, V, damping):
+    matrix = torch.kron(A, S)
+    return torch.linalg.solve(matrix + damping * torch.eye(len(matrix), dtype=matrix.dtype), V.flatten()).view_as(V)
+
+
 def loop(matvec, v, steps, beta=lambda new, old: (new @ new) / (old @ old), sign=-1, give="x"):
     x, r, d = torch.zeros_like(v), v, v
     for _ in range(steps):
@@ -83,6 +88,7 @@ WRONG = {
         ("still in the eigenbasis", lambda A, S, V, c: kron(A, S, V, divide=lambda x, s, a: x / (torch.outer(s, a) + c), back=False)),
         ("swapped", lambda A, S, V, c: kron(A, S, V, divide=lambda x, s, a: x / (torch.outer(s, a) + c), swap=True)),
         ("added where they are multiplied", lambda A, S, V, c: kron(A, S, V, divide=lambda x, s, a: x / (s[:, None] + a + c))),
+        ("order is turned", dense_in_the_other_order),
         ("raised", lambda A, S, V, c: kron(A, S, V, divide=lambda x, s, a: x / (torch.outer(a, s) + c))),
     ],
     "ekfac_eigenvalues": [
