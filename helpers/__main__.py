@@ -84,7 +84,8 @@ def main(argv=None) -> int:
         warnings.showwarning = lambda message, *_: print(f"note: {message}", file=sys.stderr)
         code, message = attempt(argv)
     if message:  # printed only here, where the run's frames are gone and have closed their progress bars
-        print(f"error: {message}", file=sys.stderr)
+        start = "\n" if code == 130 else ""  # a bar that is interrupted while tqdm draws it for the first time ends no line
+        print(f"{start}error: {message}", file=sys.stderr)
     return code
 
 
