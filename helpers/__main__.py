@@ -98,7 +98,7 @@ def attempt(argv):
     except Usage as problem:
         return 2, f"{problem} (see python -m helpers --help)"
     except KeyboardInterrupt:
-        return 130, "interrupted, and nothing half-written was left; the same command starts again"
+        return 130, "interrupted; what was kept is whole, and the same command goes on from there"
     except Exception as problem:
         from .stories import InputError
         if isinstance(problem, InputError):
