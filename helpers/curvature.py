@@ -326,7 +326,8 @@ class GaussNewton(Curvature):
         return conjugate_gradients(self.matvec, v, self.preconditioner, self.steps, self.tolerance)[0]
 
     def dense(self, name=None):
-        axes = torch.eye(flatten(weights(self.layers)).numel(), dtype=next(self.model.parameters()).dtype)
+        theta = flatten(weights(self.layers))
+        axes = torch.eye(theta.numel(), dtype=theta.dtype, device=theta.device)
         chosen = unflatten(torch.arange(len(axes)), self.layers)
         rows = (flatten(chosen) if name is None else chosen[name].flatten())
         return torch.cat([flatten(self.product(unflatten(axes[part], self.layers))) for part in rows.split(256)])[:, rows]
