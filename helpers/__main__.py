@@ -1,10 +1,11 @@
 """The pipeline from a terminal: which stories, and which words in them, taught the model to say this?"""
 import argparse
 import math
-import os
 import sys
 import warnings
 from pathlib import Path
+
+from . import default_cache
 
 MOST = 10**9  # larger counts are typing errors, and overflow further down
 
@@ -68,10 +69,6 @@ def damping(text):
     if not 0 <= value < math.inf:
         raise argparse.ArgumentTypeError(f"{text!r} is neither auto nor a number of at least zero")
     return value
-
-
-def default_cache():
-    return os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "tokenwise-influence")
 
 
 def main(argv=None) -> int:

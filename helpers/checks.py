@@ -1066,3 +1066,86 @@ def together(answer):
             f"{name} of one process only": one,
         }, 1e-9, name)
     return "A and Λ equal to those measured over the stories of both"
+
+
+# -- 08 explorer ----------------------------------------------------------------------------------
+
+@check
+def word_log_probs(answer):
+    """`answer(logits (T, V), ids (T,), start) → (T − start,)`, against PyTorch's cross-entropy, one position at a time."""
+    draw, length, words, start = _draws(81), 9, 7, 5
+    logits, ids = 2 * draw(length, words), draw(length, words).argmax(1)
+    value = call(answer, logits.clone(), ids.clone(), start)
+    loss = lambda place, token, table=logits: -torch.nn.functional.cross_entropy(table[place][None], token[None])
+    truth = torch.stack([loss(at - 1, ids[at]) for at in range(start, length)])
+    own = torch.arange(start, length)
+    compare(value, truth, {
+        "the logits at t predict token t+1: the completion's first token is predicted at start − 1":
+            torch.stack([loss(at, ids[at]) for at in range(start, length)]),
+        "those are logits: normalise them over the vocabulary": logits[own - 1, ids[own]],
+        "those are probabilities: take their logarithms": truth.exp(),
+        "those are losses: a log-probability is at most 0": -truth,
+        "the softmax runs over the vocabulary, not over the positions": logits.log_softmax(0)[own - 1, ids[own]],
+        "each token alone, not added up": truth.cumsum(0),
+        "that is the log-probability of the prompt's tokens": torch.stack([loss(at - 1, ids[at]) for at in range(1, start)]),
+    }, 1e-6, "the log-probabilities")
+    return f"equal to PyTorch's cross-entropy for the {length - start} tokens of the completion"
+
+
+@check
+def two_factors(answer):
+    """`answer(query, gradient (out, in+1), q_s, q_a, Λ, λ) → (length, cosine)`, against dense solves."""
+    draw, out, width, damping = _draws(82), 3, 4, 0.3
+    q_s, q_a = (torch.linalg.qr(draw(n, n))[0] for n in (out, width))
+    eigenvalues, query, gradient = (2 * draw(out, width)).exp(), draw(out, width), draw(out, width)
+    value = call(answer, query.clone(), gradient.clone(), q_s.clone(), q_a.clone(), eigenvalues.clone(), damping)
+    if isinstance(value, (tuple, list)) and len(value) == 2 and not any(part is None or part is ... for part in value):
+        value = torch.stack([torch.as_tensor(part).double().reshape(()) for part in value])
+    basis, (q, r) = torch.kron(q_s, q_a), (query.flatten(), gradient.flatten())
+
+    def factors(power=1, damping=damping, of=r):
+        matrix = basis @ torch.diag((eigenvalues.flatten() + damping) ** power) @ basis.T
+        inner = lambda one, other: one @ torch.linalg.solve(matrix, other)
+        return torch.stack([inner(of, of).sqrt(), inner(q, r) / (inner(q, q) * inner(r, r)).sqrt()])
+
+    length, cosine = truth = factors()
+    query_length = factors(of=q)[0]
+    compare(value, truth, {
+        "the length is squared: take the root": torch.stack([length ** 2, cosine]),
+        "measured without the curvature: divide by √(Λ+λ) first": factors(0),
+        "divided by Λ+λ, not by its root: then the product would be divided by (Λ+λ)²": factors(2),
+        "the damping is missing": factors(damping=0),
+        "multiplied by √(Λ+λ): the inverse divides": factors(-1),
+        "the second is the inner product: divide it by both lengths": torch.stack([length, cosine * length * query_length]),
+        "the length is the query's: take the story's": torch.stack([query_length, cosine]),
+    }, 1e-6, "(length, cosine)")
+    return "length and cosine equal to those by dense solves"
+
+
+@check
+def smallest_set(answer):
+    """`answer(values (T,), share) → bool (T,)`, against all subsets, tried one by one."""
+    from itertools import combinations
+    values, share, T = _draws(85)(11), 0.8, 11
+    value = call(answer, values.clone(), share)
+    size = values.abs()
+    # fewest tokens first; the set is unique, because it takes the largest
+    truth = next(torch.zeros(T).index_fill(0, torch.tensor(chosen), 1) for count in range(1, T + 1)
+                 for chosen in sorted(combinations(range(T), count), key=lambda at: -size[list(at)].sum())
+                 if size[list(chosen)].sum() >= share * size.sum())
+    order = size.argsort(descending=True)
+    first = lambda count, order=order: torch.zeros(T).index_fill(0, order[:count], 1)
+    count = int(truth.sum())
+    signed = values.argsort(descending=True)
+    compare(value, truth, {
+        "the last one is missing: the sum has to reach the share": first(count - 1),
+        "one too many: the share is reached before": first(count + 1),
+        "tokens above a share of the largest; asked is a share of the sum": (size >= share * size.max()).double(),
+        "tokens above 1 − share of the largest; asked is a share of the sum": (size >= (1 - share) * size.max()).double(),
+        "by signed value: negative tokens count by their size": first(int((values[signed].cumsum(0) < share * values.sum()).sum()) + 1,
+                                                                    signed),
+        "only positive tokens: negative ones count by their size": first(
+            int((values.clamp(min=0)[signed].cumsum(0) < share * values.clamp(min=0).sum()).sum()) + 1, signed),
+        "by squares: sum the sizes": first(int((size[order].pow(2).cumsum(0) < share * size.pow(2).sum()).sum()) + 1),
+    }, 1e-9, "the mask")
+    return f"equal to the best of all {2 ** T - 1:,} sets: {count} of {T} tokens"

@@ -5,20 +5,24 @@ import torch
 
 from .stories import DATA, InputError
 
+KINDS = ("teachers", "opponents", "bystanders")
 
-def load_planted(corpus) -> list[dict]:
+
+def load_planted(corpus, whole=True) -> list[dict]:
     """The planted items of `data/planted_facts.json`, each story id also as its `row` in the corpus.
 
-    Raises InputError for any other corpus than the default stories.
+    Raises InputError for any other corpus than the default stories, and unless `whole` is False also for a part of
+    them, of which only the places that it holds are given.
     """
     rows = {story.id: row for row, story in enumerate(corpus.stories)}
-    if not {"story-0000", "story-0001"} <= rows.keys():
-        raise InputError("the planted facts belong to the default stories: load them without a limit")
     items = json.loads((DATA / "planted_facts.json").read_text(encoding="utf-8"))
-    for item in items:
-        for place in item["teachers"] + item["opponents"] + item["bystanders"]:
-            place["row"] = rows[place["story"]]
-    return items
+    every = [place for item in items for kind in KINDS for place in item[kind]]
+    here = [place for place in every if place["story"] in rows]
+    if whole and len(here) < len(every) or not here:
+        raise InputError("the planted facts belong to the default stories: load them without a limit")
+    for place in here:
+        place["row"] = rows[place["story"]]
+    return [{**item, **{kind: [place for place in item[kind] if "row" in place] for kind in KINDS}} for item in items]
 
 
 def rows_of(places: list[dict], wordings=None) -> list[int]:

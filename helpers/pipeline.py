@@ -153,9 +153,10 @@ def open_index(setting: Setting, folder, method="ekfac", fit_limit=2000, seed=0,
 def explain_indexed(setting: Setting, queries: list[Query], index: Index, top=10) -> list[dict]:
     """As `explain`, from an index: its scores choose a short list, whose gradients give exact scores and tokens."""
     gradients, log_probs = encoded_gradients(setting, queries)
-    rough = influence.finite(index.scores(gradients, setting.corpus))
+    ihvps = index.matrix.solve(gradients)
+    rough = influence.finite(index.scores(ihvps, setting.corpus))
     listed = influence.top_indices(rough, top + max(5, top // 2))
-    values = picked_tokens(setting, index.matrix.solve(gradients), listed)
+    values = picked_tokens(setting, ihvps, listed)
     exact = torch.zeros_like(rough)
     for (query, row), value in values.items():
         exact[query, row] = value.sum()

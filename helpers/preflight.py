@@ -51,6 +51,11 @@ def python():
     return f"Python {version}"
 
 
+def requirements() -> list[str]:
+    """The lines of requirements.txt that name a package."""
+    return [line for line in read(ROOT / "requirements.txt").splitlines() if re.match(r"\w", line)]
+
+
 def package(line: str):
     """A check of one line of requirements.txt."""
     name, ranges = re.match(r"([\w.-]+)\s*(.*)", line).groups()
@@ -180,7 +185,7 @@ def kernel():
 
 def checks() -> list:
     """All checks in order: each returns what it found, or raises Todo."""
-    lines = [line for line in read(ROOT / "requirements.txt").splitlines() if re.match(r"\w", line)]
+    lines = requirements()
     text = read(ROOT / "data" / "README.md")
     sums = dict(re.findall(r"^\| `([^`]+)` \| `([0-9a-f]{64})` \|", text, re.M))
     records = re.findall(r"^\| `(\w+\.safetensors)` \|", text, re.M)

@@ -2,6 +2,7 @@
 
 Started without torchrun there is one process, and everything here gives back what it was given.
 """
+import json
 import os
 
 import torch
@@ -46,15 +47,22 @@ def total(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def totals(tensors: dict) -> dict:
-    """`total` of every tensor, by name in alphabetical order; a process whose share was empty has none of them."""
+    """`total` of every tensor (float64), by name in alphabetical order; a process has all of them or, its share empty, none."""
     if world() > 1:
-        shapes = [None] * world()
-        group.all_gather_object(shapes, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
-        for theirs in shapes:
-            for name, size in theirs.items():
-                if name not in tensors:
-                    tensors[name] = torch.zeros(size, dtype=torch.float64)
+        for name, size in _shapes(tensors).items():
+            tensors.setdefault(name, torch.zeros(size, dtype=torch.float64))
     return {name: total(tensors[name]) for name in sorted(tensors)}
+
+
+def _shapes(tensors: dict) -> dict:
+    """`{name: shape}` as the processes that have any tensors know it, for those that have none."""
+    text = json.dumps({name: list(tensor.shape) for name, tensor in tensors.items()}, sort_keys=True).encode() if tensors else b""
+    length = torch.tensor(len(text))
+    group.all_reduce(length, group.ReduceOp.MAX)
+    letters = torch.zeros(int(length) + 1, dtype=torch.uint8)  # never of length 0
+    letters[:len(text)] = torch.tensor(list(text))
+    group.all_reduce(letters, group.ReduceOp.MAX)  # who knows anything knows the same, the others bring zeros
+    return json.loads(bytes(letters[:-1].tolist()) or b"{}")
 
 
 def anywhere(flag: bool) -> bool:

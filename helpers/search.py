@@ -21,16 +21,21 @@ MOST_COORDINATES = 300_000
 
 # -- by words -------------------------------------------------------------------------------------
 
-def tfidf_scores(queries: list[str], texts: list[str]):
-    """Cosine similarity of TF-IDF vectors, `(Q, N)`, a numpy array: the word-matching baseline.
+def tfidf(texts: list[str]):
+    """Function from queries to the cosine similarity of their TF-IDF vectors with those of the texts, `(Q, N)`, a numpy array.
 
-    Sublinear term frequency, single words and pairs of words, no stop-word list.
+    Sublinear term frequency, single words and pairs of words, no stop-word list. Raises ValueError for texts without words.
     """
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=WORD)
     stories = vectorizer.fit_transform(texts)
-    return (vectorizer.transform(queries) @ stories.T).toarray()
+    return lambda queries: (vectorizer.transform(queries) @ stories.T).toarray()
+
+
+def tfidf_scores(queries: list[str], texts: list[str]):
+    """`tfidf` of the texts, asked once: the word-matching baseline, `(Q, N)`, a numpy array."""
+    return tfidf(texts)(queries)
 
 
 def bm25_scores(queries: list[str], texts: list[str], k1=1.5, b=0.75):
@@ -100,14 +105,14 @@ def products(codes: torch.Tensor, scales: torch.Tensor, queries: torch.Tensor) -
     With byte = low + 16 high, Σ low·q₁ + high·q₂ = Σ byte·q₂/16 + low·(q₁ − q₂/16): one mask, no shift.
     """
     low, high = torch.nn.functional.pad(queries, (0, queries.shape[1] % 2)).chunk(2, dim=1)
-    rest, high = (low - high / 16).T.contiguous(), (high / 16).T.contiguous()
+    rest, high = low - high / 16, (high / 16).contiguous()
     room, masked = torch.empty(16, codes.shape[1]), torch.empty(16, codes.shape[1], dtype=torch.uint8)
     found = torch.empty(len(codes), len(queries))
     for at in range(0, len(codes), 16):  # into the same memory each time: fresh pages cost more than the arithmetic
         part = codes[at:at + 16]
         n = len(part)
-        found[at:at + n] = room[:n].copy_(part) @ high
-        found[at:at + n] += room[:n].copy_(torch.bitwise_and(part, 15, out=masked[:n])) @ rest
+        found[at:at + n] = torch.nn.functional.linear(room[:n].copy_(part), high)
+        found[at:at + n] += torch.nn.functional.linear(room[:n].copy_(torch.bitwise_and(part, 15, out=masked[:n])), rest)
     return (found - 8 * queries.sum(1)).T * scales
 
 
@@ -157,13 +162,21 @@ class Index:
         return cls(folder, matrix, kept)
 
     def vectors(self, gradients: dict) -> torch.Tensor:
-        """The whitened vectors `(batch, K)` of gradients `{layer: (batch, out, in+1)}`, float32."""
-        first, at = next(iter(gradients.values())), 0
+        """The whitened vectors (Q_Sᵀ Dθ Q_A) / √(Λ+λ), `(batch, K)`, of gradients `{layer: (batch, out, in+1)}`, float32."""
+        return self._rotated(gradients, torch.mul)
+
+    def queries(self, ihvps: dict) -> torch.Tensor:
+        """(Q_Sᵀ P Q_A) · √(Λ+λ), `(Q, K)`, float32, of iHVPs P `{layer: (Q, out, in+1)}`: what a story's vector is multiplied with."""
+        return self._rotated(ihvps, torch.div)
+
+    def _rotated(self, parts, scaled):
+        """All layers' kept coordinates in a row, `scaled` (multiplied or divided) by 1/√(Λ+λ)."""
+        first, at = next(iter(parts.values())), 0
         whole = torch.empty(len(first), self.total, device=first.device)
         for name, block in self.matrix.blocks.items():
             one, width = self._basis(name, first.device), block.eigenvalues.numel()
-            rotated = one.rotate(gradients[name].float())
-            torch.mul(rotated, one.eigenvalues, out=whole[:, at:at + width].view_as(rotated))
+            rotated = one.rotate(parts[name].float())
+            scaled(rotated, one.eigenvalues, out=whole[:, at:at + width].view_as(rotated))
             at += width
         return whole if len(self.coordinates) == self.total else whole[:, self.coordinates.to(whole.device)]
 
@@ -210,12 +223,14 @@ class Index:
                 name = hashlib.sha256(part["digests"].numpy().tobytes()).hexdigest()[:16]
                 files.save_tensors(part, self.folder / f"part-{name}.safetensors")
 
-    def scores(self, gradients: dict, corpus) -> torch.Tensor:
-        """Influence `(Q, N)` of the corpus's stories on queries with these gradients `{layer: (Q, out, in+1)}`, to four bits.
+    def scores(self, ihvps: dict, corpus) -> torch.Tensor:
+        """Influence `(Q, N)` of the corpus's stories on queries with these iHVPs `{layer: (Q, out, in+1)}`, to four bits.
 
-        Raises InputError when one is not in the index.
+        With v a story's vector and P = M⁻¹ ∇L_q, N times the influence is Σ (Q_Sᵀ P Q_A) √(Λ+λ) v, whatever the
+        curvature M: `index.matrix.solve(gradients)` gives its own scores, another curvature's `solve` that one's.
+        Raises InputError when a story is not in the index.
         """
-        queries, names, found = self.vectors(gradients).cpu(), [], []
+        queries, names, found = self.queries(ihvps).cpu(), [], []
         for held, codes, scales in self.parts():
             names += held.tolist()
             found.append(products(codes, scales, queries))
@@ -225,6 +240,13 @@ class Index:
         except KeyError:
             raise InputError(f"some stories are not in the index in {self.folder}: add them first") from None
         return torch.cat(found, 1)[:, columns] / len(corpus)
+
+    def norms(self, corpus) -> torch.Tensor:
+        """Lengths `(N,)` of the stories' vectors, √(rᵀ(G+λI)⁻¹r) over the kept coordinates: the divisor of RelatIF."""
+        lengths = {}
+        for held, _, scales in self.parts():
+            lengths.update(zip(held.tolist(), (scales * len(self.coordinates) ** 0.5 / STEP).tolist()))
+        return torch.tensor([lengths[name] for name in corpus.digests])
 
     def story_bytes(self) -> int:
         """Bytes a story takes."""

@@ -17,7 +17,8 @@ from .files import output, save_text
 UNIT = "nats per extra copy"
 ORANGE, BLUE = (230, 97, 1), (40, 110, 220)  # positive, negative: told apart in all common colour blindness
 OPACITY = 0.68  # of the strongest token: text keeps a contrast of 4.5 on it, in light and in dark
-FAINT = 0.1  # share of the scale below which a negative token is not underlined: it would be half the story
+FAINT = 0.1  # share of the full shade below which a negative token is not underlined: it would be half the story
+FAINT_ROOT = 0.3  # the same where shades are square roots
 ALIGNMENTS = {"input": "on the token that was read", "predicted": "on the token being predicted"}
 CSS = """
 .tw{--bg:#fff;--fg:#15181d;--soft:#565d68;--line:#d9dde3;--page:#f5f6f8;color:var(--fg);font:16px/1.5 system-ui,
@@ -38,7 +39,12 @@ center/100% 1px no-repeat}.tw-bar{position:relative;width:9px}.tw-bar i{position
 .tw-key{display:grid;grid-template-columns:1fr 1fr 1fr;max-width:24em;font-variant-numeric:tabular-nums}
 .tw-key i{grid-column:1/4;height:.8em;border-radius:.2em;border:1px solid var(--line)}.tw-key span+span{text-align:center}
 .tw-key span+span+span{text-align:right}.tw dl{display:grid;grid-template-columns:auto 1fr;gap:0 1em;margin:.4em 0}
-.tw dd{margin:0}.tw a{color:inherit}.tw summary{cursor:pointer}
+.tw dd{margin:0}.tw a{color:inherit}.tw summary{cursor:pointer}.tw table{border-collapse:collapse;margin:.3em 0}
+.tw td,.tw th{text-align:left;padding:.1em 1.2em .1em 0;font-weight:400}.tw th{color:var(--soft)}
+.tw-reach{position:relative;height:.7em;margin:.4em 0;background:linear-gradient(var(--soft),var(--soft)) center/1px 100%
+no-repeat,var(--line);border-radius:.2em}.tw-reach i{position:absolute;top:0;bottom:0;border-radius:.2em}
+.tw-beside{display:flex;flex-wrap:wrap;gap:0 1em}.tw-beside>section{flex:1 1 20em;min-width:0}
+.tw-spread{display:block;height:2em;width:100%;max-width:16em;overflow:visible}
 """
 PAGE_CSS = """
 body.tw{max-width:60em;margin:0 auto;padding:1.2em .9em 3em}body>header{margin-bottom:1em}body.tw section{padding:0}
@@ -101,17 +107,26 @@ def _cells(tokens, align):
     return list(zip(texts, sources))
 
 
+def _shade(value, scale, root, threshold):
+    """The share of the full shade in [-1, 1]: 0 below the threshold, a share of the scale; `root` lifts small ones."""
+    share = _share(value, scale)
+    if abs(share) < threshold:
+        return 0.0
+    return math.copysign(math.sqrt(abs(share)), share) if root else share
+
+
 def _describe(token):
     """What a tooltip says about one token's influence."""
     then = f"predicts '{visible(token['predicted'], '⏎')}'" if token.get("predicted") else "last token, predicts nothing"
     return f"influence {token['influence'] + 0.0:+.1e} nats · read '{visible(token['token'], '⏎')}' · {then}"
 
 
-def token_heatmap(tokens, align="input", scale=None):
+def token_heatmap(tokens, align="input", scale=None, root=False, threshold=0.0):
     """HTML of a story's tokens, shaded by signed influence (orange +, blue and dotted underline -).
 
     align="input": a value stands on the token read at t; "predicted": on x_{t+1}, the first token has none.
-    scale: the |influence| of the full shade, in nats; None = the largest given. Raises ValueError on NaN or inf.
+    scale: the |influence| of the full shade, in nats; None = the largest given. root: shades grow with its square root.
+    threshold: share of the scale below which a token stays blank. Raises ValueError on NaN or inf.
     """
     own = _scale([{"tokens": tokens}])
     scale = own if scale is None else _finite(scale, "scale")
@@ -119,9 +134,9 @@ def token_heatmap(tokens, align="input", scale=None):
     for text, source in _cells(tokens, align):
         style, title = "", "no influence stands on this token"
         if source is not None:
-            share, title = _share(source["influence"], scale), _describe(source)
-            style = f"background:{_rgba(share)}" if abs(share) * OPACITY >= 0.005 else ""
-            if share < -FAINT:
+            shade, title = _shade(source["influence"], scale, root, threshold), _describe(source)
+            style = f"background:{_rgba(shade)}" if abs(shade) * OPACITY >= 0.005 else ""
+            if shade < -(FAINT_ROOT if root else FAINT):
                 style += ";text-decoration:underline dotted 2px;text-underline-offset:3px"
         style = f' style="{style}"' if style else ""
         body = _esc(text, "⏎\n").replace("\n", "<br>")
@@ -152,22 +167,84 @@ def layer_strip(layers):
     return f'<div class="tw-strip" role="img" aria-label="influence by layer{strongest}">{"".join(blocks)}</div>'
 
 
-def sequence_card(entry, align="input", scale=None):
-    """HTML card of one influence entry: rank, id, signed influence, layer strip, heatmap (align="both": two)."""
+def _reach(value, longest):
+    """HTML bar of a card's influence from the middle, right if positive; the longest of the section fills its half."""
+    width = 50 * abs(_share(value, longest))
+    side = f"left:50%;width:{width:.1f}%" if value >= 0 else f"right:50%;width:{width:.1f}%"
+    return f'<div class="tw-reach" aria-hidden="true"><i style="{side};background:rgb{ORANGE if value >= 0 else BLUE}"></i></div>'
+
+
+def spread(scores, bins=48) -> dict:
+    """The distribution of all stories' influences, for `spread_picture`: `{"unit": u, "reach": r, "counts": [bins]}`.
+
+    Bins are even in asinh(score / u), which is linear around zero and logarithmic far out; u is the median
+    |score|, r the largest. Raises ValueError on NaN or inf.
+    """
+    scores = _array(scores, "scores")
+    unit, reach = float(np.median(np.abs(scores))) or 1.0, float(np.abs(scores).max(initial=0.0)) or 1.0
+    ends = np.arcsinh(reach / unit)
+    counts, _ = np.histogram(np.arcsinh(scores / unit), bins, (-ends, ends))
+    return {"unit": unit, "reach": reach, "counts": counts.tolist()}
+
+
+def spread_picture(distribution, value):
+    """HTML (SVG) of a `spread` with a mark where `value`, nats per extra copy, stands in it."""
+    counts = [math.log1p(count) for count in distribution["counts"]]
+    place = math.asinh(value / distribution["unit"]) / math.asinh(distribution["reach"] / distribution["unit"])
+    at, step, tallest = 50 + 50 * min(max(place, -1), 1), 100 / len(counts), max(counts) or 1
+    bars = "".join(f"M{n * step:.1f} 20v{-18 * count / tallest:.1f}h{step:.1f}V20z" for n, count in enumerate(counts) if count)
+    return ('<svg class="tw-spread" viewBox="-2 0 104 22" preserveAspectRatio="none" role="img" aria-label="place among all '
+            f'stories"><path d="{bars}" fill="var(--soft)" opacity=".45"/><path d="M50 0V20" stroke="var(--soft)" stroke-width=".4"/>'
+            f'<path d="M{at:.1f} 0V22" stroke="rgb{ORANGE if value >= 0 else BLUE}" stroke-width="1.6"/></svg>')
+
+
+def _strongest(tokens, most=8):
+    """A folded table of the strongest tokens, for those who cannot point at them."""
+    order = sorted(tokens, key=lambda token: -abs(token["influence"]))[:most]
+    cell = lambda text: f'<bdi dir="auto">{_esc(text)}</bdi>'
+    rows = "".join(f"<tr><td>{cell(t['token'])}</td><td>{cell(t['predicted'] or '')}</td><td>{_signed(t['influence'])}</td>"
+                   f"<td>{t['position']}</td></tr>" for t in order)
+    return (f"<details><summary>Its {len(order)} strongest tokens</summary><table><tr><th scope=col>read</th><th scope=col>"
+            f"predicts</th><th scope=col>nats</th><th scope=col>position</th></tr>{rows}</table></details>") if order else ""
+
+
+def _notes(entry, distribution):
+    """What else is known of a card's story: its place among all, its words, what was planted in it."""
+    parts = []
+    if standing := entry.get("standing"):
+        picture = spread_picture(distribution, entry["influence"]) if distribution else ""
+        parts.append(f'{picture}rank {standing["rank"]:,} of {standing["of"]:,}, higher than {standing["above"]:.2%} of all stories')
+    if planted := entry.get("planted"):
+        parts.append(f'<b>planted: {_esc(planted["role"])}</b>: <q><bdi dir="auto">{_esc(planted["sentence"])}</bdi></q>')
+    if entry.get("note"):
+        parts.append(_esc(entry["note"]))
+    return "".join(f'<p class="tw-soft">{part}</p>' for part in parts)
+
+
+def sequence_card(entry, align="input", scale=None, longest=None, distribution=None, **look):
+    """HTML card of one influence entry: rank, id, signed influence, layer strip, heatmap (align="both": two).
+
+    longest: the |influence| of a full bar; distribution: a `spread` to mark the story's place in; look: `root` and
+    `threshold` of `token_heatmap`. Of an explorer's entry also its standing and what was planted.
+    """
     value = _finite(entry["influence"], f"influence of story {entry['id']}")
     views = ALIGNMENTS if align == "both" else [align]
     maps = "".join(f'<div class="tw-view tw-{view}"><small>{ALIGNMENTS[view]}</small>'
-                   f'{token_heatmap(entry["tokens"], view, scale)}</div>' if align == "both"
-                   else token_heatmap(entry["tokens"], view, scale) for view in views)
+                   f'{token_heatmap(entry["tokens"], view, scale, **look)}</div>' if align == "both"
+                   else token_heatmap(entry["tokens"], view, scale, **look) for view in views)
     strongest = max(entry["tokens"], key=lambda t: abs(t["influence"]), default=None)
     note = f'<p class="tw-soft">Strongest token: <bdi>{_esc(_describe(strongest))}</bdi></p>' if strongest else ""
+    words = f'<small>words match: cosine {entry["similarity"]:.2f}</small>' if "similarity" in entry else ""
     return (f'<article class="tw-card"><div class="tw-head"><span>#{_esc(entry["rank"])}</span><b>{_signed(value)}</b>'
-            f'<small>{UNIT}</small><small>story <bdi>{_esc(entry["id"])}</bdi></small></div>'
-            f'{maps}{layer_strip(entry["layers"])}{note}</article>')
+            f'<small>{UNIT}</small>{words}<small>story <bdi>{_esc(entry["id"])}</bdi></small></div>'
+            f'{_reach(value, longest) if longest else ""}{maps}{layer_strip(entry["layers"])}{note}{_notes(entry, distribution)}'
+            f'{_strongest(entry["tokens"]) if longest else ""}</article>')
 
 
 def _by_sign(query):
     """(heading, entries) for the stories that raise the completion, then for those that lower it."""
+    if query.get("method") == "TF-IDF":
+        return [("Stories whose words match best, with their EK-FAC influence", query["influences"])]
     raises = [e for e in query["influences"] if e["influence"] >= 0]
     lowers = [e for e in query["influences"] if not e["influence"] >= 0]
     return [("Stories that raise the completion's probability", raises), ("Stories that lower it", lowers)]
@@ -179,23 +256,36 @@ def _key(scale):
             f"<span>{_signed(-scale)}</span><span>0</span><span>{_signed(scale)}</span></div>")
 
 
-def query_section(query, align="input"):
-    """HTML section of one query: what was asked, the legend, a card a story, all on one colour scale."""
+def _asked(query):
+    """HTML of what was asked: prompt and completion, the explained part underlined; and by which method, if said."""
+    marked = query.get("explained") or [[query["completion"], True]]
+    completion = "".join(f"<mark>{_esc(text)}</mark>" if chosen else _esc(text) for text, chosen in marked)
+    how = " · ".join(filter(None, (query.get("method"), query.get("layer") and f"tokens by layer {query['layer']}")))
+    return f'<bdi dir="auto">{_esc(query["prompt"])}{completion}</bdi>' + (f" <small>{_esc(how)}</small>" if how else "")
+
+
+def query_section(query, align="input", **look):
+    """HTML section of one query: what was asked, the legend, a card a story, all on one colour scale.
+
+    look: `root` and `threshold` of `token_heatmap`.
+    """
     scale = _scale(query["influences"])
+    longest = max((abs(e["influence"]) for e in query["influences"]), default=0.0)
     where = "" if align == "both" else f" Each value stands {ALIGNMENTS.get(align, '')}."
+    root = " Shades grow with the square root." if look.get("root") else ""
     logp = _finite(query["log_prob"], "log_prob")
-    parts = [f'<section><h2><bdi dir="auto">{_esc(query["prompt"])}<mark>{_esc(query["completion"])}</mark></bdi></h2>'
+    parts = [f'<section><h2>{_asked(query)}</h2>'
              f'<p class="tw-soft">log-probability of the underlined completion: {logp:.3f} nats (p = {math.exp(logp):.3g})</p>'
              f'{_key(scale)}<p class="tw-soft">Shade of a token: its part of the story\'s influence, in {UNIT}. Orange raises the '
-             f"completion's log-probability, blue with a dotted underline lowers it.{where} Bars: the same by layer, up raises, "
-             "down lowers, numbered by block. Point at a token or bar for its value.</p>"]
+             f"completion's log-probability, blue with a dotted underline lowers it.{where}{root} Bars: the same by layer, up "
+             "raises, down lowers, numbered by block. Point at a token or bar for its value.</p>"]
     for heading, entries in _by_sign(query):
-        cards = "".join(sequence_card(e, align, scale) for e in entries)
+        cards = "".join(sequence_card(e, align, scale, longest, query.get("distribution"), **look) for e in entries)
         parts.append(f"<h3>{heading}</h3>{cards or '<p>None among those shown.</p>'}")
     return "".join(parts) + "</section>"
 
 
-def page(result, align="input"):
+def page(result, align="input", **look):
     """Standalone HTML page of a whole result: no script, no outside resource; the reader can switch alignment."""
     if align not in ALIGNMENTS:
         raise ValueError(f"align is {align!r}: take 'input' or 'predicted'")
@@ -203,9 +293,9 @@ def page(result, align="input"):
     toggles = "".join(f'<input type="radio" name="tw-align" id="tw-{a}" aria-describedby="tw-stands"{" checked" if a == align else ""}>'
                       f'<label for="tw-{a}">{label}</label>' for a, label in ALIGNMENTS.items())
     queries = result["queries"]
-    links = "".join(f'<li><a href="#q{i}"><bdi>{_esc(q["prompt"])}{_esc(q["completion"])}</bdi></a></li>'
+    links = "".join(f'<li><a href="#q{i}">{_asked(q)}</a></li>'
                     for i, q in enumerate(queries, 1)) if len(queries) > 1 else ""
-    sections = "".join(query_section(q, "both").replace("<section>", f'<section id="q{i}">', 1)
+    sections = "".join(query_section(q, "both", **look).replace("<section>", f'<section id="q{i}">', 1)
                        for i, q in enumerate(queries, 1))
     policy = "default-src 'none'; style-src 'unsafe-inline'"
     return (f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -218,17 +308,23 @@ def page(result, align="input"):
             f"{toggles}<main>{sections}</main></body></html>\n")
 
 
-def write_page(result, path):
-    """Writes `page(result)` to `path`, whole or not at all. Raises InputError where that folder cannot be written."""
-    text = page(result)
+def write_page(result, path, align="input", **look):
+    """Writes `page` of a result to `path`, whole or not at all. Raises InputError where that folder cannot be written."""
+    text = page(result, align, **look)
     with output(path):
         save_text(text, path)
 
 
-def display(query, align="input"):
+def fragment(queries, align="input", **look):
+    """HTML of one or more queries side by side, with its style, for a notebook."""
+    sections = "".join(query_section(query, align, **look) for query in queries)
+    return f'<style>{CSS}</style><div class="tw"><div class="tw-beside">{sections}</div></div>'
+
+
+def display(query, align="input", **look):
     """One query of a result as IPython.display.HTML, for notebooks."""
     from IPython.display import HTML
-    return HTML(f'<style>{CSS}</style><div class="tw">{query_section(query, align)}</div>')
+    return HTML(fragment([query], align, **look))
 
 
 def _columns(char):

@@ -545,9 +545,9 @@ def encode_query(tokenizer, query, context):
 
 
 @torch.no_grad()
-def complete(model, tokenizer, prompt, max_new_tokens=12):
-    """The model's own completion of `prompt`, greedy: up to the end of the sentence (without its mark), the end of
-    the text or `max_new_tokens`. Raises InputError, also when the model writes nothing."""
+def complete(model, tokenizer, prompt, max_new_tokens=12, temperature=0.0, seed=0):
+    """The model's own completion of `prompt`: up to the end of the sentence (without its mark), the end of the text or
+    `max_new_tokens`. Greedy, or drawn at a temperature with a seed. Raises InputError, also when the model writes nothing."""
     if not prompt.strip():
         raise InputError("the prompt is empty: give the beginning of a story")
     ids, context, text = _prompt_ids(tokenizer, prompt), context_length(model), ""
@@ -556,10 +556,12 @@ def complete(model, tokenizer, prompt, max_new_tokens=12):
                          "completion: shorten the prompt")
     options = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
     before, ends = len(tokenizer.decode(ids, **options)), _end_ids(model, tokenizer)
+    random = torch.Generator().manual_seed(seed)
     for _ in range(min(max_new_tokens, context - len(ids))):
         read = torch.tensor([ids], device=model.device)
-        logits = model(input_ids=read, attention_mask=torch.ones_like(read), use_cache=False).logits
-        ids.append(int(logits[0, -1].argmax()))
+        logits = model(input_ids=read, attention_mask=torch.ones_like(read), use_cache=False).logits[0, -1].float().cpu()
+        ids.append(int(torch.multinomial((logits / temperature).softmax(-1), 1, generator=random) if temperature
+                       else logits.argmax()))
         if ids[-1] in ends:
             break
         text = tokenizer.decode(ids, **options)[before:]

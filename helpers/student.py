@@ -12,6 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from .__main__ import Parser, Usage
+from .address import ADDRESS, badge_row, with_row
 
 ROOT = Path(__file__).resolve().parents[1]
 TEACHERS = {"TEACHING.md"}  # of notebooks/, what is not for students
@@ -55,7 +56,8 @@ def student_copy(content: dict) -> dict:
     """The notebook without its solution cells; where later cells use one's names, a packed cell stays in its place.
 
     Packed is not secret, but nobody meets it by scrolling. The stored outputs stay, because they are those
-    of the untouched copy; the counts of execution are numbered anew.
+    of the untouched copy; the counts of execution are numbered anew. Its first cell links to no notebook on
+    Colab: that would be the one with solutions.
     """
     kept, later = [], ""
     for cell in reversed(content["cells"]):
@@ -68,6 +70,7 @@ def student_copy(content: dict) -> dict:
             continue
         later += "\n" + code if cell["cell_type"] == "code" else ""
     kept.reverse()
+    kept[0]["source"] = with_row(source(kept[0]), badge_row(None, ADDRESS)).splitlines(keepends=True)
     for count, cell in enumerate((cell for cell in kept if cell["cell_type"] == "code"), 1):
         number(cell, count)
     return content | {"cells": kept}

@@ -143,7 +143,7 @@ def query(work):
         start = time.perf_counter()
         explain_indexed(work.setting, [one], index, 10)
         times.append(time.perf_counter() - start)
-    rough = index.scores(query_gradients(*work.parts, work.encoded)[0], work.setting.corpus)
+    rough = index.scores(work.made["ihvps"], work.setting.corpus)
     listed = [{e["index"] for e in entry["influences"] if e["influence"] > 0}
               for entry in explain_indexed(work.setting, work.queries, index, 10)]
     best, raw = ([set(positive) for positive, _ in top_indices(values, 10)] for values in (exact, rough))

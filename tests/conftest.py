@@ -49,6 +49,7 @@ def family(request):
 
 @pytest.fixture(scope="module")
 def browser():
+    """Chromium, driven by Playwright; for one module only, because its event loop would be in the way of others."""
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if not found:

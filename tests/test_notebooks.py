@@ -60,6 +60,7 @@ def test_opens_with_aims_needs_and_times_and_closes_with_what_comes_next(noteboo
     assert opening.startswith(f"# {path.name[:2]} · ") and "**You will be able to**" in opening
     assert re.search(r"\*\*You need first\*\*: \S", opening) and len(re.findall(r"^- [a-z]", opening, re.M)) >= 3
     assert re.search(r"\d (minutes?|seconds) to run on two CPU cores, \d[\d.]* GB of memory at the peak", opening)
+    assert opening.splitlines()[-1].startswith("**On Colab**: ")  # tests/test_colab.py knows what it must say
     assert "**Predict**" in text
     closing = ("## Summary", "## Limits", "**Further reading**:", "**Next**:")
     assert all(text.count(part) == 1 for part in closing) and sorted(closing, key=text.index) == list(closing)

@@ -30,8 +30,11 @@ for total in (0, 1, 2, 7):
 shares["sum"] = processes.total(torch.tensor([1.0 + processes.rank()])).tolist()
 shares["first"] = processes.from_first(torch.tensor([5.0 + processes.rank()])).tolist()
 shares["any"] = [processes.anywhere(False), processes.anywhere(processes.rank() == 1), processes.anywhere(True)]
-mine = {"b": torch.ones(2, dtype=torch.float64), "a": torch.tensor(2.0, dtype=torch.float64)} if processes.rank() else {}
-shares["totals"] = [[name, part.tolist()] for name, part in processes.totals(mine).items()]
+def sums(share):
+    return [[name, part.tolist(), str(part.dtype)] for name, part in processes.totals(share).items()]
+def full():
+    return {"b": torch.ones(2, 1, dtype=torch.float64), "ä/Λ": torch.tensor(2.0 + processes.rank(), dtype=torch.float64)}
+shares["totals"] = [sums(full() if processes.rank() in having else {}) for having in ([0], [1], [0, 1], [])]
 shares["who"] = [processes.rank(), processes.world()]
 (out / f"shares.{processes.rank()}.json").write_text(json.dumps(shares))
 processes.wait()
@@ -77,7 +80,7 @@ def two(house, tmp_path_factory):  # noqa: F811
             "single": ["--stories", out / "one.jsonl", "--top", "1"]}
     lines = {name: command(house, "--queries", house / "queries.jsonl", *more, "--batch-size", 4, "--json", out / f"{name}.json")[3:]
              for name, more in jobs.items()}
-    (out / "several.py").write_text(SEVERAL)
+    (out / "several.py").write_text(SEVERAL, encoding="utf-8")
     done = torchrun(out / "several.py", json.dumps(lines), out)
     assert done.returncode == 0, done.stderr[-3000:]
     (out / "stderr").write_text(done.stderr)
@@ -129,7 +132,9 @@ def test_every_row_has_one_process(two):
         assert mine == sorted(mine) and theirs == sorted(theirs)
     for rank, share in enumerate(shares):
         assert (share["sum"], share["first"], share["any"]) == ([3.0], [5.0], [False, True, True])
-        assert share["totals"] == [["a", 2.0], ["b", [1.0, 1.0]]] and share["who"] == [rank, 2]
+        assert share["who"] == [rank, 2]
+        assert share["totals"] == [[["b", ones, "torch.float64"], ["ä/Λ", value, "torch.float64"]] for ones, value in
+                                   (([[1.0], [1.0]], 2.0), ([[1.0], [1.0]], 3.0), ([[2.0], [2.0]], 5.0))] + [[]]
 
 
 def test_the_module_itself_under_torchrun_prints_one_table(house, result, tmp_path):  # noqa: F811

@@ -1,0 +1,250 @@
+"""Ask the model anything and see why: questions answered live from an index.
+
+A question is taken apart by the tokens of its completion, and all that was found for it is kept, so that another
+choice of tokens, method or layer costs next to nothing. What is shown is a query of the JSON of `python -m helpers`,
+with more said of every story: where it stands among all, and what was planted in it.
+"""
+import shutil
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+
+from . import default_cache, files, influence, pipeline, show
+from .capture import find_layers
+from .curvature import Identity, cache_key, code_version
+from .measure import load_planted
+from .search import tfidf
+from .stories import (Corpus, InputError, Query, Story, complete, context_length, encode_query, load_model, load_stories,
+                      make_query, token_texts, tokenise)
+
+METHODS = {"ekfac": "EK-FAC", "kfac": "K-FAC", "identity": "dot product", "tfidf": "TF-IDF"}
+MOST_TOKENS = 48  # of a completion: each is a query of its own
+KEPT = 2  # indexes that stay in the cache
+
+
+@dataclass
+class Question:
+    """A prompt and what follows it, by the completion's m tokens.
+
+    The log-probability of a completion is the sum of its tokens', so gradients, iHVPs and influences are sums as well,
+    and choosing tokens is choosing rows of what is kept here.
+    """
+    query: Query
+    tokens: list[str]  # m texts
+    log_probs: torch.Tensor  # (m,)
+    gradients: dict  # {layer: (m, out, in+1)}
+    ihvps: dict = field(default_factory=dict)  # {method: {layer: (m, out, in+1)}}
+    scores: dict = field(default_factory=dict)  # {(method, all tokens together?): (1 or m, N)}, as exact as the index
+    values: dict = field(default_factory=dict)  # {method: {row: (m, layer, token)}}, exact
+
+
+class Explorer:
+    """Answers from `index`, under its own curvature and others `{method: Curvature}`, by dot product and by TF-IDF."""
+
+    def __init__(self, setting, index, curvatures=None, names=("default", "default")):
+        self.setting, self.index, self.names = replace(setting, quiet=True), index, names
+        self.curvatures = {"ekfac": index.matrix, **(curvatures or {}), "identity": Identity(setting.layers)}
+        self.methods = {name: METHODS[name] for name in (*self.curvatures, "tfidf")}
+        self.words = tfidf([story.text for story in setting.corpus.stories])
+        try:
+            self.planted = load_planted(setting.corpus, whole=False)
+        except InputError:
+            self.planted = []
+
+    @classmethod
+    def open(cls, model="default", stories="default", limit=None, fit_limit=1000, cache=None, device="auto", quiet=False):
+        """Loads model and stories; the index and the factors are made once, in minutes, and kept in the folder `cache`.
+
+        `model`, `stories`, `limit`: as for `python -m helpers`. Raises InputError.
+        """
+        names = str(model), str(stories)
+        model, tokenizer = load_model(names[0], device)
+        corpus = tokenise(load_stories(names[1], limit), tokenizer, min(512, context_length(model)))
+        setting = pipeline.Setting(model, tokenizer, find_layers(model), corpus, quiet=quiet)
+        cache = Path(cache or default_cache()).expanduser()
+        key = cache_key(model, setting.layers, corpus.ids, fit_limit=fit_limit, code=code_version("search.py"))
+        folder = cache / f"explorer-{key}"
+        index = pipeline.open_index(setting, folder, fit_limit=fit_limit, cache=cache)
+        kfac = pipeline.fit(setting, "kfac", fit_limit, cache=cache)
+        _keep_newest(folder)
+        return cls(setting, index, {"kfac": kfac}, names)
+
+    # -- a question and its numbers -----------------------------------------------------------------
+
+    def ask(self, prompt, completion="", length=12, temperature=0.0, seed=0) -> Question:
+        """A question; without a completion the model writes one of at most `length` tokens. Raises InputError."""
+        model, tokenizer = self.setting.model, self.setting.tokenizer
+        query = make_query(prompt, completion if completion.strip() else None)
+        if query.completion is None:
+            query = replace(query, completion=complete(model, tokenizer, prompt, length, temperature, seed))
+        ids, start = encode_query(tokenizer, query, context_length(model))
+        if len(ids) - start > MOST_TOKENS:
+            raise InputError(f"the completion has {len(ids) - start} tokens, more than {MOST_TOKENS}: shorten it")
+        gradients, log_probs = influence.query_gradients(model, self.setting.layers,
+                                                         [(ids[:at + 1], at) for at in range(start, len(ids))])
+        return Question(query, token_texts(tokenizer, ids)[start:], log_probs, gradients)
+
+    def scores(self, question, method="ekfac", chosen=None) -> torch.Tensor:
+        """Influence of every story on the chosen tokens of the completion (None: all), `(N,)`, as exact as the index.
+
+        All together are asked as one; the first choice of some asks for each of them, and then every choice is a sum.
+        """
+        together = chosen is None or len(chosen) == len(question.tokens)
+        if (method, together) not in question.scores:
+            ihvps = self._ihvps(question, method)
+            if together:
+                ihvps = {name: p.sum(0, keepdim=True) for name, p in ihvps.items()}
+            question.scores[method, together] = influence.finite(self.index.scores(ihvps, self.setting.corpus))
+        found = question.scores[method, together]
+        return (found if together else found[chosen]).sum(0)
+
+    def similar(self, question) -> torch.Tensor:
+        """TF-IDF cosine of prompt and completion with every story, `(N,)`."""
+        return torch.from_numpy(self.words([question.query.prompt + question.query.completion])).float()[0]
+
+    def _ihvps(self, question, method):
+        if method not in question.ihvps:
+            question.ihvps[method] = self.curvatures[method].solve(question.gradients)
+        return question.ihvps[method]
+
+    def values(self, question, rows, method="ekfac") -> dict[int, torch.Tensor]:
+        """Exact influence of the stories `rows` by token of the completion, layer and own token: `{row: (m, layer, token)}`."""
+        kept = question.values.setdefault(method, {})
+        new = [row for row in dict.fromkeys(rows) if row not in kept]
+        if new:
+            each = range(len(question.tokens))
+            found = pipeline.picked_tokens(self.setting, self._ihvps(question, method), [(new, [])] * len(each))
+            kept.update({row: torch.stack([found[at, row] for at in each]) for row in new})
+        return {row: kept[row] for row in rows}
+
+    # -- what is shown ------------------------------------------------------------------------------
+
+    def view(self, question, chosen=None, method="ekfac", top=5, layer=None) -> dict:
+        """The `top` stories of either sign for the chosen tokens of the completion (None: all), as the JSON has a query.
+
+        layer: name of the one layer whose token values are shown; None for their sum. With "tfidf" the stories whose
+        words match best, with their EK-FAC influence.
+        """
+        chosen = self._chosen(question, chosen)
+        measure = "ekfac" if method == "tfidf" else method
+        scores = self.scores(question, measure, chosen)
+        if method == "tfidf":
+            similar = self.similar(question)
+            listed = similar.argsort(descending=True, stable=True)[:2 * top].tolist()
+        else:
+            listed = sum(influence.top_indices(scores[None], top + max(5, top // 2))[0], [])
+        values = {row: value[chosen].sum(0) for row, value in self.values(question, listed, measure).items()}
+        known = torch.zeros_like(scores)
+        known[listed] = torch.stack([values[row].sum() for row in listed]).to(scores)
+        scores = torch.where(known != 0, known, scores)
+        sides = [listed] if method == "tfidf" else influence.top_indices(known[None], top)[0]
+        entries = [self._entry(question, rank, row, values[row], scores, layer) for side in sides
+                   for rank, row in enumerate(side, start=1)]
+        for entry in entries if method == "tfidf" else ():
+            entry["similarity"] = similar[entry["index"]].item()
+        return self._query(question, chosen, method, layer, scores, entries)
+
+    def _chosen(self, question, chosen):
+        """Places of the chosen tokens, all for None. Raises InputError for none."""
+        chosen = list(range(len(question.tokens))) if chosen is None else sorted(chosen)
+        if not chosen:
+            raise InputError("no token is chosen: click at least one word of the completion")
+        return chosen
+
+    def _query(self, question, chosen, method, layer, scores, entries):
+        """What was asked and found, as the JSON has a query."""
+        return {"prompt": question.query.prompt, "completion": question.query.completion,
+                "log_prob": question.log_probs[chosen].sum().item(), "method": METHODS[method], "layer": layer,
+                "explained": [[text, at in chosen] for at, text in enumerate(question.tokens)],
+                "distribution": show.spread(scores), "influences": entries}
+
+    def _entry(self, question, rank, row, value, scores, layer, corpus=None):
+        """`influence.entry` of a story with its standing among all `scores` and what was planted in it."""
+        layers = list(self.setting.layers)
+        entry = influence.entry(rank, row, corpus or self.setting.corpus, value, layers, self.setting.tokenizer)
+        if layer is not None:
+            for token, own in zip(entry["tokens"], value[layers.index(layer)].tolist()):
+                token["influence"] = own
+        higher = int((scores > entry["influence"]).sum())
+        entry["standing"] = {"rank": higher + 1, "of": len(scores), "above": float((scores < entry["influence"]).sum()) / len(scores)}
+        if not corpus and (planted := self.planted_in(question, row)):
+            entry["planted"] = planted
+        return entry
+
+    def planted_in(self, question, row) -> dict | None:
+        """What the planted item that the prompt asks about left in this story: its role and the sentence."""
+        prompt = " ".join(question.query.prompt.split())
+        for item in self.planted:
+            if prompt.endswith(item["prompt"]):
+                for role in ("teacher", "opponent", "bystander"):
+                    for place in item[f"{role}s"]:
+                        if place["row"] == row:
+                            text = self.setting.corpus.stories[row].text[place["start"]:place["end"]]
+                            return {"item": item["id"], "role": role, "sentence": text}
+        return None
+
+    def find(self, text) -> int | None:
+        """The row of the story with this number or id, or else of the first that holds this text; None if there is none."""
+        stories, text = self.setting.corpus.stories, " ".join(text.split())
+        if not text:
+            raise InputError("nothing to look for: give a story's number, some of its words, or a story of your own")
+        if text.isascii() and text.isdigit():
+            if int(text) >= len(stories):
+                raise InputError(f"there is no story {text}: numbers go from 0 to {len(stories) - 1}")
+            return int(text)
+        for fits in (lambda story: story.id == text, lambda story: text.lower() in " ".join(story.text.split()).lower()):
+            for row, story in enumerate(stories):
+                if fits(story):
+                    return row
+        return None
+
+    def look_up(self, question, text, chosen=None, method="ekfac", layer=None) -> dict:
+        """Why this story, or why not: a view of one story, the one that `find` finds or else a new one with this text.
+
+        Raises InputError for an empty text.
+        """
+        measure = "ekfac" if method == "tfidf" else method
+        chosen = self._chosen(question, chosen)
+        scores, row = self.scores(question, measure, chosen), self.find(text)
+        if row is None:
+            limit = min(512, context_length(self.setting.model))
+            corpus = tokenise([Story("your text", text)], self.setting.tokenizer, limit)
+            value = self._of_new(question, corpus, measure)[chosen].sum(0)
+            note = "No story holds these words: this is what one copy of your text would do, were it added to the training set."
+        else:
+            corpus, value = None, self.values(question, [row], measure)[row][chosen].sum(0)
+            note = self._reason(question, row, scores, measure)
+        entry = self._entry(question, None, row or 0, value, scores, layer, corpus)
+        return self._query(question, chosen, measure, layer, scores, [{**entry, "rank": entry["standing"]["rank"], "note": note}])
+
+    def _of_new(self, question, corpus, method):
+        """Influence of a story that is not in the corpus, `(m, layer, token)`: N stays that of the corpus."""
+        one, each = replace(self.setting, corpus=corpus, quiet=True), range(len(question.tokens))
+        found = influence.tokenwise(self.setting.model, self.setting.layers, one.stream([0]), self._ihvps(question, method),
+                                    len(self.setting.corpus), [(at, 0) for at in each])
+        return torch.stack([found[at, 0] for at in each])
+
+    def _reason(self, question, row, scores, method):
+        """One sentence on the two factors of an influence: how long the story's gradient is, and how well it points."""
+        similar = self.similar(question)[row].item()
+        if method != "ekfac":
+            return f"Words match: cosine {similar:.2f}."
+        norms = self.index.norms(self.setting.corpus)
+        cosines = scores / norms
+        longer, closer = ((values.abs() < values[row].abs()).double().mean().item() for values in (norms, cosines))
+        return (f"Its gradient is longer than those of {longer:.0%} of the stories, and lies closer to the question's line than "
+                f"{closer:.0%} of them; words match: cosine {similar:.2f}.")
+
+    def result(self, *views) -> dict:
+        """Views as the JSON of `python -m helpers`."""
+        return {"model": self.names[0], "stories": self.names[1], "method": "ekfac", "n_train": len(self.setting.corpus),
+                "unit": show.UNIT, "damping": self.index.matrix.damping, "queries": list(views)}
+
+
+def _keep_newest(folder):
+    """Notes that the index was used now, and removes all but the newest indexes of explorers beside it."""
+    files.touch(folder)
+    there = sorted(folder.parent.glob("explorer-*/"), key=lambda path: path.stat().st_mtime, reverse=True)
+    for old in there[KEPT:]:
+        shutil.rmtree(old, ignore_errors=True)

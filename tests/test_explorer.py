@@ -1,0 +1,260 @@
+"""The explorer: its numbers against what shares no code with them, and its panel under whatever people type and click."""
+import html
+import json
+import os
+import random
+import re
+import signal
+import threading
+
+import pytest
+import torch
+
+from helpers import influence, pipeline
+from helpers.capture import find_layers
+from helpers.explorer import Explorer
+from helpers.panel import Panel
+from helpers.stories import Corpus, InputError, Story, load_model, load_stories, tokenise
+
+EVIL = '<img src=x onerror="alert(1)"><script>alert(2)</script> &amp; \u202eevil\x00 مرحبا 🐸 </bdi></article>'
+PROMPT = "It was raining, and the frog said thank you"
+
+
+@pytest.fixture(scope="module")
+def explorer(tmp_path_factory):
+    """Over the first sixty stories, all that is planted for one rule, and one hostile story."""
+    model, tokenizer = load_model("default", "cpu")
+    everything = tokenise(load_stories("default"), tokenizer, 512)
+    rows = sorted({*range(60), *(row for row, story in enumerate(everything.stories) if "said thank you twice" in story.text)})
+    evil = tokenise([Story("evil<b>", EVIL + " " + PROMPT + " twice.")], tokenizer, 512)
+    corpus = Corpus([everything.stories[row] for row in rows] + evil.stories, [everything.ids[row] for row in rows] + evil.ids)
+    setting = pipeline.Setting(model, tokenizer, find_layers(model), corpus, quiet=True)
+    index = pipeline.open_index(setting, tmp_path_factory.mktemp("index"), fit_limit=40)
+    return Explorer(setting, index, {"kfac": pipeline.fit(setting, "kfac", 40)})
+
+
+@pytest.fixture(scope="module")
+def question(explorer):
+    return explorer.ask(PROMPT)
+
+
+def exact_scores(explorer, question, method, chosen):
+    """All scores from exact gradients, by the road of notebook 04."""
+    setting = explorer.setting
+    one = {name: part[chosen].sum(0, keepdim=True) for name, part in question.gradients.items()}
+    return influence.sequence_scores(setting.model, setting.layers, setting.stream(), explorer.curvatures[method].solve(one),
+                                     len(setting.corpus))[0]
+
+
+def test_the_model_writes_greedily_or_by_chance_that_repeats(explorer):
+    assert explorer.ask(PROMPT).query.completion == " twice"
+    drawn = [explorer.ask("Once upon a time", length=6, temperature=1.2, seed=seed).query.completion for seed in (1, 1, 2, 3)]
+    assert drawn[0] == drawn[1] and len(set(drawn)) > 1
+    assert len(explorer.ask("Once upon a time", length=3).tokens) <= 3
+
+
+def test_words_of_a_completion_add_up(explorer, question):
+    assert len(question.tokens) == 3 and "".join(question.tokens) == question.query.completion
+    alone = [exact_scores(explorer, question, "ekfac", [at]) for at in range(3)]
+    whole = exact_scores(explorer, question, "ekfac", [0, 1, 2])
+    assert (sum(alone) - whole).abs().max() < 1e-4 * whole.abs().max()
+    for chosen in ([1], [0, 2]):
+        view, truth = explorer.view(question, chosen, top=4), sum(alone[at] for at in chosen)
+        for entry in view["influences"]:
+            assert entry["influence"] == pytest.approx(truth[entry["index"]].item(), abs=1e-4 * truth.abs().max().item())
+        assert [text for text, marked in view["explained"] if marked] == [question.tokens[at] for at in chosen]
+        assert view["log_prob"] == pytest.approx(question.log_probs[chosen].sum().item())
+
+
+@pytest.mark.parametrize("method", ["ekfac", "kfac", "identity"])
+def test_a_view_holds_the_exact_top_of_its_method(explorer, question, method):
+    truth = exact_scores(explorer, question, method, [0, 1, 2])
+    view = explorer.view(question, method=method, top=5)
+    ((best, worst),) = influence.top_indices(truth[None], 5)
+    assert [entry["index"] for entry in view["influences"]] == best + worst
+    profiles = []
+    for entry in view["influences"]:
+        assert entry["influence"] == pytest.approx(truth[entry["index"]].item(), abs=1e-4 * truth.abs().max().item())
+        assert sum(entry["layers"].values()) == pytest.approx(entry["influence"], abs=1e-5)
+        assert sum(token["influence"] for token in entry["tokens"]) == pytest.approx(entry["influence"], abs=1e-5)
+        assert entry["standing"]["rank"] == pytest.approx(1 + int((truth > truth[entry["index"]]).sum()), abs=1)
+        profiles.append([token["influence"] for token in entry["tokens"]][:40])
+    assert torch.corrcoef(torch.tensor(profiles)).triu(1).max() < 0.99  # two stories have two profiles
+    assert sum(view["distribution"]["counts"]) == len(truth)
+
+
+def test_one_layer_shows_that_layers_values(explorer, question):
+    name = list(explorer.setting.layers)[-1]
+    for entry in explorer.view(question, layer=name, top=3)["influences"]:
+        assert sum(token["influence"] for token in entry["tokens"]) == pytest.approx(entry["layers"][name], abs=1e-6)
+
+
+def test_word_matching_lists_by_cosine_and_shows_influence(explorer, question):
+    view, truth = explorer.view(question, method="tfidf", top=4), exact_scores(explorer, question, "ekfac", [0, 1, 2])
+    similar = [entry["similarity"] for entry in view["influences"]]
+    assert similar == sorted(similar, reverse=True) and len(similar) == 8
+    for entry in view["influences"]:
+        assert entry["influence"] == pytest.approx(truth[entry["index"]].item(), abs=1e-4 * truth.abs().max().item())
+
+
+def test_norms_are_those_of_the_curvature(explorer):
+    setting, rows = explorer.setting, [3, 17]
+    for batch in setting.stream(rows):
+        captured, _ = pipeline.backward_pass(setting.model, setting.layers, batch)
+        squares = sum(explorer.index.matrix.norms(name, captured[name].gradients()) for name in setting.layers)
+        found = explorer.index.norms(setting.corpus)[batch.index]
+        assert torch.allclose(found.double(), squares.double().sqrt(), rtol=1e-4)
+
+
+def test_a_text_of_ones_own_is_scored_as_a_story_of_the_corpus_would_be(explorer, question):
+    corpus, row = explorer.setting.corpus, 5
+    alone = Corpus([Story("mine", corpus.stories[row].text)], [corpus.ids[row]])
+    own, kept = explorer._of_new(question, alone, "ekfac"), explorer.values(question, [row])[row]
+    assert (own - kept).abs().max() < 1e-4 * kept.abs().max()
+    (entry,) = explorer.look_up(question, "The frog said nothing at all, and nobody minded.")["influences"]
+    assert entry["id"] == "your text" and "one copy of your text" in entry["note"] and "planted" not in entry
+
+
+def test_stories_are_found_by_number_name_and_words(explorer, question):
+    stories = explorer.setting.corpus.stories
+    assert explorer.find("7") == 7 and explorer.find(stories[9].id) == 9
+    words = stories[11].text[20:70]
+    assert explorer.find(words.upper()) == 11 and explorer.find("no story holds this") is None
+    (entry,) = explorer.look_up(question, "7")["influences"]
+    assert entry["index"] == 7 and "words match" in entry["note"]
+    for text, said in (("", "nothing to look for"), ("99999", "there is no story 99999")):
+        with pytest.raises(InputError, match=said):
+            explorer.look_up(question, text)
+
+
+@pytest.mark.parametrize("prompt, completion, said", [
+    ("", "", "the prompt is empty"), (" \n ", "x", "the prompt is empty"), ("word " * 3000, "", "shorten the prompt"),
+    ("Tom said", " yes" * 60, "more than 48: shorten it")])
+def test_bad_questions_get_one_line(explorer, prompt, completion, said):
+    with pytest.raises(InputError, match=said):
+        explorer.ask(prompt, completion)
+
+
+# -- the panel ------------------------------------------------------------------------------------
+
+@pytest.fixture
+def panel(explorer, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # it saves beside the notebook
+    return Panel(explorer, [PROMPT])
+
+
+def said(panel):
+    return panel.status.value
+
+
+def asked(panel, prompt, completion=""):
+    panel.prompt.value, panel.completion.value = prompt, completion
+    panel.ask.click()
+    return said(panel)
+
+
+def safe(markup):
+    assert "<script" not in markup.lower() and "<img" not in markup.lower() and "\u202e" not in markup and "\x00" not in markup
+
+
+def test_picking_an_example_answers_it(panel):
+    panel.pick.value = PROMPT
+    assert "Answered in" in said(panel) and panel.found.value.count("<article") == 10 and panel.chosen == [0, 1, 2]
+
+
+def test_whatever_is_typed_gets_a_sentence_and_is_escaped(panel):
+    draw = random.Random(0)
+    alphabet = "abc 😀é\u0301\u202e\u200f<>&\"'\\\n\t\x00\x1b字مر" + "".join(map(chr, range(0x1F600, 0x1F610)))
+    typed = [EVIL, "", "   ", "🐸", "\ud83d", "a" * 5000, "مرحبا بالعالم", "{}%s$x^2$", *("".join(draw.choices(alphabet, k=draw.randint(1, 40)))
+                                                                                   for _ in range(8))]
+    for text in typed:
+        answer = asked(panel, text, draw.choice(["", "", text, " yes"]))
+        assert answer and "Traceback" not in answer and "That did not work" not in answer, (text, answer)
+        safe(answer + panel.found.value)
+        assert all(len(button.description) < 200 for button in panel.tokens.children)
+    assert "Answered in" in asked(panel, PROMPT)
+
+
+def test_hostile_stories_are_shown_as_text(panel):
+    asked(panel, PROMPT, " twice")
+    panel.wanted.value = "evil<b>"
+    panel.look.click()
+    shown = html.unescape(re.sub(r"<[^>]*>", "", panel.looked.value))
+    assert '<img src=x onerror="alert(1)"><script>alert(2)</script>' in shown and "evil<b>" in shown
+    safe(panel.looked.value)
+    panel.save["html"].click()
+    (path,) = [name for name in os.listdir() if name.endswith(".html")]
+    safe(open(path, encoding="utf-8").read())
+
+
+def test_before_a_question_everything_says_what_to_do(panel):
+    for action in (panel.look, *panel.save.values(), panel.every):
+        action.click()
+        assert "nothing is asked yet" in said(panel)
+    panel.method.value = "kfac"
+    assert "nothing is asked yet" in said(panel) and os.listdir() == []
+
+
+def test_every_switch_changes_the_picture_and_none_breaks_it(panel, explorer):
+    asked(panel, PROMPT)
+    seen = {panel.found.value}
+    for widget, value in ((panel.align, "predicted"), (panel.scale, True), (panel.threshold, 0.3), (panel.layer, list(explorer.setting.layers)[2]),
+                          (panel.top, 2), (panel.method, "identity"), (panel.beside, "kfac"), (panel.method, "tfidf")):
+        widget.value = value
+        assert "Answered in" in said(panel) and panel.found.value not in seen
+        seen.add(panel.found.value)
+    for button in panel.tokens.children[1:-1]:
+        button.value = False
+    assert "no token is chosen" in said(panel)
+    panel.every.click()
+    assert "Answered in" in said(panel) and panel.chosen == [0, 1, 2]
+
+
+def test_rapid_clicks_and_two_panels_at_once(panel, explorer):
+    other = Panel(explorer, [PROMPT])
+    for at in range(30):
+        one, prompt = (panel, PROMPT) if at % 2 else (other, "Once upon a time there was")
+        one.prompt.value = prompt
+        one.ask.click()
+        words = one.tokens.children[1:-1]
+        words[at % len(words)].value ^= True
+    assert panel.question.query.prompt == PROMPT and other.question.query.prompt.startswith("Once")
+    assert all("Answered" in said(one) or "no token" in said(one) for one in (panel, other))
+
+
+def test_an_interrupt_leaves_the_panel_usable(panel):
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        for delay in (0.02, 0.1, 0.2):
+            timer = threading.Timer(delay, os.kill, (os.getpid(), signal.SIGINT))
+            timer.start()
+            try:
+                answer = asked(panel, f"Once upon a time {delay} there was a", " frog" * 20)
+                timer.join()
+            except KeyboardInterrupt:  # the answer was faster
+                answer = "Answered"
+            assert "Interrupted" in answer or "Answered" in answer
+        assert "Answered in" in asked(panel, PROMPT)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_a_fault_of_ours_is_one_sentence(panel, monkeypatch):
+    monkeypatch.setattr(panel.explorer, "view", lambda *given, **more: 1 / 0)
+    assert "ZeroDivisionError: division by zero" in asked(panel, PROMPT) and "still usable" in said(panel)
+
+
+def test_saved_files_are_those_of_the_terminal(panel):
+    asked(panel, PROMPT)
+    for kind in ("html", "json"):
+        panel.save[kind].click()
+        assert f"Saved as influence-it-was-raining-and-the-frog-said-thank-y.{kind}" in said(panel) and "base64," in panel.saved.value
+    result = json.load(open("influence-it-was-raining-and-the-frog-said-thank-y.json", encoding="utf-8"))
+    assert list(result) == ["model", "stories", "method", "n_train", "unit", "damping", "queries"]
+    assert {"rank", "index", "id", "text", "influence", "layers", "tokens"} <= result["queries"][0]["influences"][0].keys()
+    os.chmod(".", 0o555)
+    try:
+        panel.save["json"].click()
+        assert "Saved" in said(panel) if os.geteuid() == 0 else "cannot write" in said(panel)
+    finally:
+        os.chmod(".", 0o755)

@@ -1,0 +1,217 @@
+"""The notebooks as people meet them: a real JupyterLab in a real browser. Screenshots stay in tests/screenshots/."""
+import json
+import os
+import re
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+
+import pytest
+from conftest import ROOT
+
+NAMES = sorted(path.stem for path in (ROOT / "notebooks").glob("0*.ipynb"))
+SHOTS = ROOT / "tests" / "screenshots"
+RUN = 900  # seconds a notebook may take
+IDLE = "() => jupyterapp.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'"
+STATE = """() => {
+  const widget = jupyterapp.shell.currentWidget, cells = widget.content.model.cells, found = {counts: [], wrong: []};
+  for (let i = 0; i < cells.length; i++) {
+    const cell = cells.get(i);
+    if (cell.type !== 'code') continue;
+    found.counts.push(cell.executionState === 'running' ? null : cell.executionCount);
+    for (let k = 0; k < cell.outputs.length; k++) {
+      const output = cell.outputs.get(k).toJSON();
+      if (output.output_type === 'error') found.wrong.push(output.ename + ': ' + output.evalue);
+    }
+  }
+  return {...found, status: widget.sessionContext.session?.kernel?.status};
+}"""
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    """Address of a JupyterLab on a copy of the series, for it saves what it runs."""
+    there = tmp_path_factory.mktemp("lab")
+    for part in ("helpers", "notebooks", "data"):
+        shutil.copytree(ROOT / part, there / part, ignore=shutil.ignore_patterns("__pycache__", ".*"))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    token = secrets.token_hex(16)
+    folders = {f"JUPYTER_{kind}_DIR": str(there / kind.lower()) for kind in ("CONFIG", "RUNTIME")}
+    command = [sys.executable, "-m", "jupyter", "lab", "--no-browser", "--allow-root", f"--ServerApp.port={port}",
+               "--ServerApp.port_retries=0", f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={there}",
+               "--LabApp.expose_app_in_browser=True", "--LabApp.news_url="]
+    with (there / "log.txt").open("w") as log:
+        server = subprocess.Popen(command, cwd=there, env={**os.environ, **folders}, stdout=log, stderr=log, start_new_session=True)
+    try:
+        address, end = f"http://127.0.0.1:{port}", time.monotonic() + 60
+        while True:
+            try:
+                urllib.request.urlopen(f"{address}/api").read()
+                break
+            except OSError:
+                assert server.poll() is None and time.monotonic() < end, (there / "log.txt").read_text()[-3000:]
+                time.sleep(0.3)
+        yield address, token, there
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait(30)
+
+
+class Notebook:
+    """One notebook in a tab of its own, with everything the browser complained about in `problems`."""
+
+    def __init__(self, browser, lab, name):
+        address, token, self.folder = lab
+        self.name, self.problems = name, []
+        self.tab = browser.new_page(viewport={"width": 1280, "height": 1400}, accept_downloads=True)
+        self.tab.on("console", lambda message: message.type == "error" and self.problems.append(message.text))
+        self.tab.on("pageerror", lambda error: self.problems.append(str(error)))
+        self.tab.goto(f"{address}/lab/workspaces/{name}/tree/notebooks/{name}.ipynb?token={token}")
+        self.tab.wait_for_selector(".jp-Notebook .jp-Cell", timeout=60_000)
+        self.tab.wait_for_function(IDLE, timeout=120_000)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.shot("at-the-end")
+        self.tab.evaluate("jupyterapp.shell.currentWidget.sessionContext.shutdown()")
+        self.tab.close()
+
+    def shot(self, what):
+        SHOTS.mkdir(exist_ok=True)
+        self.tab.screenshot(path=SHOTS / f"{self.name}-{what}.png")
+
+    def command(self, name):
+        self.tab.evaluate(f"void jupyterapp.commands.execute('{name}')")
+
+    def run_all(self):
+        """Runs every cell; the execution counts, None for a cell that was not reached, and the errors."""
+        self.command("notebook:run-all-cells")
+        end = time.monotonic() + RUN
+        while time.monotonic() < end:
+            time.sleep(1)
+            state = self.tab.evaluate(STATE)
+            if state["wrong"] or state["status"] == "idle" and None not in state["counts"]:
+                break
+        return state["counts"], state["wrong"]
+
+    def show(self, text):
+        """Scrolls to the first cell that holds the text."""
+        self.tab.evaluate("""text => {
+          const notebook = jupyterapp.shell.currentWidget.content, cells = notebook.model.cells;
+          for (let i = 0; i < cells.length; i++) if (cells.get(i).sharedModel.source.includes(text)) {
+            notebook.activeCellIndex = i;
+            return notebook.scrollToItem(i, 'start');
+          }
+        }""", text)
+        time.sleep(1.5)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if not name.startswith("08")])
+def test_opens_and_runs_all(browser, lab, name):
+    with Notebook(browser, lab, name) as notebook:
+        counts, wrong = notebook.run_all()
+        assert wrong == [] and counts == list(range(1, len(counts) + 1))
+        assert notebook.problems == []
+
+
+def press(panel, label):
+    panel.get_by_role("button", name=label, exact=True).click()
+
+
+def answered(panel):
+    """Waits until the panel has said its last word; returns it."""
+    status = panel.locator("[role=status]")
+    for _ in range(300):
+        time.sleep(0.2)
+        text = status.inner_text()
+        if "…" not in text:
+            return text
+    raise AssertionError(text)
+
+
+def test_explorer(browser, lab):
+    """A question typed, one word of the answer, both signs, another method, a story looked up, the view saved."""
+    with Notebook(browser, lab, "08_explorer") as notebook:
+        counts, wrong = notebook.run_all()
+        assert wrong == [] and counts == list(range(1, len(counts) + 1))
+        notebook.show("from helpers.panel import Panel")
+        panel = notebook.tab.locator(".jp-OutputArea .widget-vbox").first
+        panel.get_by_label("Prompt").fill("It was raining, and the frog said thank you")
+        press(panel, "Ask")
+        said = answered(panel)
+        assert re.fullmatch(r"Answered in \d+\.\d s, from 5,000 stories\.", said), said
+        print("first answer:", said)
+        cards = panel.locator("article")
+        assert cards.count() == 10 and "planted: teacher" in cards.first.inner_text()
+        assert cards.first.locator("b").first.inner_text().startswith("+")
+        assert cards.nth(9).locator("b").first.inner_text().startswith("-")
+        notebook.shot("answer")
+
+        whole = panel.locator("h2").first.inner_text()
+        words = panel.locator("button.tw-word")
+        tokens = [button.inner_text() for button in words.all()]
+        words.nth(1).click()  # one word less
+        print("another choice of words:", answered(panel))
+        marked = panel.locator("h2 mark").all_inner_texts()
+        assert len(marked) == words.count() - 1 and "".join(tokens).replace("␣", "") in whole.replace(" ", "")
+        press(panel, "all")
+        answered(panel)
+        assert panel.locator("h2 mark").count() == len(tokens)
+
+        strongest = cards.first.locator(".tw-text span").evaluate_all(
+            "spans => spans.map(s => [s.title, getComputedStyle(s).backgroundColor])")
+        deepest = max(strongest, key=lambda s: float((re.findall(r"[\d.]+(?=\)$)", s[1]) or [0])[0]) if "rgba" in s[1] else 0)
+        assert "predicts ' t'" in deepest[0] and "influence +" in deepest[0]  # "t·w·ice"
+
+        press(panel, "dot product")
+        answered(panel)
+        assert "dot product" in panel.locator("h2").first.inner_text()
+        panel.get_by_label("beside it").select_option("TF-IDF")
+        answered(panel)
+        assert panel.locator("section").count() == 2 and "cosine" in panel.locator("section").nth(1).inner_text()
+        notebook.shot("beside")
+        panel.get_by_label("Why not this story?").fill("A frog <b>danced</b> in the snow.")
+        press(panel, "Look it up")
+        answered(panel)
+        assert "one copy of your text" in panel.inner_text() and "<b>danced</b>" in panel.inner_text()
+
+        press(panel, "Save as HTML")
+        assert answered(panel).startswith("Saved as influence-it-was-raining")
+        with notebook.tab.expect_download() as download:
+            panel.get_by_text("Download it").click()
+        saved = lab[2] / "notebooks" / download.value.suggested_filename
+        assert saved.read_bytes() == open(download.value.path(), "rb").read()
+        press(panel, "Save as JSON")
+        answered(panel)
+        asked = json.loads(saved.with_suffix(".json").read_text("utf-8"))["queries"]
+        assert [query["method"] for query in asked] == ["dot product", "TF-IDF"] and asked[0]["prompt"].endswith("thank you")
+
+        panel.get_by_label("Prompt").fill("Once upon a time there was a little")
+        press(panel, "Ask")
+        notebook.tab.evaluate("jupyterapp.shell.currentWidget.sessionContext.session.kernel.interrupt()")
+        assert re.match("Interrupted|Answered", answered(panel))
+        panel.get_by_label("Prompt").fill("🐸 <script>alert(1)</script> مرحبا")
+        press(panel, "Ask")
+        assert answered(panel).startswith("Answered") and "<script>" in panel.locator("h2").first.inner_text()
+        panel.get_by_label("Prompt").fill("")
+        press(panel, "Ask")
+        assert answered(panel) == "the prompt is empty: give the beginning of a story."
+        assert notebook.problems == []
+
+    tab = browser.new_page(viewport={"width": 390, "height": 844})
+    requests = []
+    tab.on("request", lambda request: requests.append(request.url))
+    tab.goto(saved.as_uri())
+    assert requests == [saved.as_uri()] and tab.locator("article").count() == 20
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 390
+    tab.screenshot(path=SHOTS / "saved-on-a-phone.png")
+    tab.close()
