@@ -183,8 +183,8 @@ def sampled_labels(logits: torch.Tensor, batch, seed) -> torch.Tensor:
     uniform = torch.zeros(batch.labels.shape)
     for at, row in enumerate(batch.index):
         uniform[at] = _uniform(seed, row, batch.labels.shape[1])
-    cumulative = logits.float().softmax(-1).cumsum(-1)
-    drawn = (cumulative < uniform.to(logits.device)[..., None] * cumulative[..., -1:]).sum(-1)
+    cumulative = logits.float().softmax(-1).cumsum_(-1)
+    drawn = torch.searchsorted(cumulative, uniform.to(logits.device)[..., None] * cumulative[..., -1:])[..., 0]
     return torch.where(batch.labels == -100, batch.labels, drawn.clamp(max=logits.shape[-1] - 1))
 
 

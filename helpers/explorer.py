@@ -123,7 +123,7 @@ class Explorer:
     def view(self, question, chosen=None, method="ekfac", top=5, layer=None) -> dict:
         """The `top` stories of either sign for the chosen tokens of the completion (None: all), as the JSON has a query.
 
-        layer: name of the one layer whose token values are shown; None for their sum. With "tfidf" the stories whose
+        layer: name of the one layer whose token values are shown; None for their sum. With `tfidf` the stories whose
         words match best, with their EK-FAC influence.
         """
         chosen = self._chosen(question, chosen)

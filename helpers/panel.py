@@ -69,9 +69,9 @@ class Panel:
         self.every = widgets.Button(description="all", tooltip="explain all tokens of the completion", layout=widgets.Layout(width="4em"))
         self.method = _labelled(widgets.ToggleButtons, "Method", options=named)
         self.method.style.button_width = "auto"
-        self.beside = _labelled(widgets.Dropdown, "beside it", options=[("nothing", None), *named])
+        self.beside = _labelled(widgets.Dropdown, "beside it", options=[("nothing", ""), *named])
         self.top = _labelled(widgets.IntSlider, "stories of either sign", value=5, min=1, max=20, continuous_update=False)
-        self.layer = _labelled(widgets.Dropdown, "tokens by layer", options=[("all together", None), *[(name, name) for name in names]])
+        self.layer = _labelled(widgets.Dropdown, "tokens by layer", options=[("all together", ""), *[(name, name) for name in names]])
         self.align = _labelled(widgets.ToggleButtons, "A value stands", options=[(text, key) for key, text in show.ALIGNMENTS.items()])
         self.align.style.button_width = "auto"
         self.scale = _labelled(widgets.ToggleButtons, "Shades", options=[("linear", False), ("root", True)])
@@ -167,7 +167,7 @@ class Panel:
             raise InputError("nothing is asked yet: type the beginning of a story and press Ask")
         methods = dict.fromkeys(filter(None, (self.method.value, self.beside.value)))
         self._say(f"Comparing with {len(self.explorer.setting.corpus):,} stories …")
-        return [self.explorer.view(self.question, self.chosen, method, self.top.value, self.layer.value) for method in methods]
+        return [self.explorer.view(self.question, self.chosen, method, self.top.value, self.layer.value or None) for method in methods]
 
     def _show(self):
         self.found.value = show.fragment(self.views(), **self._look)
@@ -175,7 +175,7 @@ class Panel:
     def _look_up(self):
         if self.question is None:
             self.views()
-        found = self.explorer.look_up(self.question, self.wanted.value, self.chosen, self.method.value, self.layer.value)
+        found = self.explorer.look_up(self.question, self.wanted.value, self.chosen, self.method.value, self.layer.value or None)
         self.looked.value = show.fragment([found], **self._look)
 
     def _save(self, kind):

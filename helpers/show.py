@@ -272,13 +272,15 @@ def query_section(query, align="input", **look):
     scale = _scale(query["influences"])
     longest = max((abs(e["influence"]) for e in query["influences"]), default=0.0)
     where = "" if align == "both" else f" Each value stands {ALIGNMENTS.get(align, '')}."
-    root = " Shades grow with the square root." if look.get("root") else ""
+    more = " Shades grow with the square root." if look.get("root") else ""
+    if query.get("method") == "dot product":
+        more += " By dot product these are the nats of one gradient step of rate 1: compare them with each other only."
     logp = _finite(query["log_prob"], "log_prob")
     parts = [f'<section><h2>{_asked(query)}</h2>'
              f'<p class="tw-soft">log-probability of the underlined completion: {logp:.3f} nats (p = {math.exp(logp):.3g})</p>'
              f'{_key(scale)}<p class="tw-soft">Shade of a token: its part of the story\'s influence, in {UNIT}. Orange raises the '
-             f"completion's log-probability, blue with a dotted underline lowers it.{where}{root} Bars: the same by layer, up "
-             "raises, down lowers, numbered by block. Point at a token or bar for its value.</p>"]
+             f"completion's log-probability, blue with a dotted underline lowers it.{where}{more} Short bars: the same by layer, "
+             "up raises, down lowers, numbered by block. Point at a token or bar for its value.</p>"]
     for heading, entries in _by_sign(query):
         cards = "".join(sequence_card(e, align, scale, longest, query.get("distribution"), **look) for e in entries)
         parts.append(f"<h3>{heading}</h3>{cards or '<p>None among those shown.</p>'}")
