@@ -172,23 +172,24 @@ def opened(browser, tmp_path):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_all_text_of_a_page_is_readable(opened, scheme):
     tab = opened(color_scheme=scheme)
-    tab.locator("summary").click()
+    tab.evaluate("document.querySelectorAll('details').forEach(details => details.open = true)")
     found = [(contrast(np.array(ink) / 255, np.array(ground) / 255), words) for ink, ground, words in tab.evaluate(COLOURS)]
     assert len(found) > 60 and min(found)[0] >= 4.5, min(found)
 
 
 def test_the_keyboard_reaches_everything_and_shows_where_it_is(opened):
     tab, stops = opened(), []
-    for _ in range(5):
+    for _ in range(9):
         tab.keyboard.press("Tab")
         stops.append(tab.evaluate("""() => { const at = document.activeElement, seen = at.matches('input') ? at.nextElementSibling : at
             const style = getComputedStyle(seen)
             return [at.id || at.getAttribute('href') || at.tagName, style.outlineStyle != 'none' && parseFloat(style.outlineWidth) > 0] }"""))
-    assert [name for name, _ in stops[:4]] == ["SUMMARY", "#q1", "#q2", "tw-input"] and stops[4][0] in ("BODY", "SUMMARY")
-    assert all(seen for _, seen in stops[:4])
-    tab.locator("summary").focus()
-    tab.keyboard.press("Enter")
-    assert tab.locator("dd").first.is_visible()
+    assert [name for name, _ in stops[:8]] == ["SUMMARY", "#q1", "#q2", "tw-input", *["SUMMARY"] * 4] and stops[8][0] == "BODY"
+    assert all(seen for _, seen in stops[:8])  # settings, questions, alignment, then the tokens of each card
+    for details in (tab.locator("header details"), tab.locator("article details").first):
+        details.locator("summary").focus()
+        tab.keyboard.press("Enter")
+        assert details.locator("dd, td").first.is_visible()
     tab.locator("#tw-input").focus()
     tab.keyboard.press("ArrowRight")
     assert tab.locator("#tw-predicted").is_checked() and tab.locator(".tw-predicted").first.is_visible()

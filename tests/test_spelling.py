@@ -29,7 +29,7 @@ MISNOMERS = {
     r"[Pp]seudogradient": "pseudo-gradient", r"A\s*\\otimes\s*S\b": r"S \otimes A (rows of Dθ first)",
     r"\\(tilde|hat)\s*\{?a\b": r"\bar a", r"\\(delta|Delta)\s*s\b": "Ds", r"\\Sigma_[AS]": r"\Lambda_A, \Lambda_S",
     r"(?i)\bdampening\b": "damping", r"\bFisher information\b": "Fisher", r"\b[Dd]atasets?\b(?! library)": "data set",
-    r"(?i)\blog probabilit": "log-probability", r"(?i)\bfine ?tun(?!e-)": "fine-tun", r"\b(TFIDF|tf-?idf)\b": "TF-IDF", r"\bPytorch\b": "PyTorch",
+    r"(?i)\blog probabilit": "log-probability", r"(?i)\bfine ?tun(?!e-)": "fine-tun", r"(?<!\")\b(TFIDF|tf-?idf)\b": "TF-IDF", r"\bPytorch\b": "PyTorch",
     r"(?i)\bdata ?modeling score": "datamodelling score", r"(?i)\bleave one out (retrain|check|cross)": "leave-one-out",
     r"(?i)\b(back|forward)prop(?!-)": "back-propagation", r"(?i)\bnats per copy\b": "nats per extra copy", r"(?i)\bspearman-brown": "Spearman–Brown",
 }
