@@ -81,7 +81,8 @@ def main(argv=None) -> int:
         warnings.showwarning = lambda message, *_: print(f"note: {message}", file=sys.stderr)
         code, message = attempt(argv)
     if message:  # printed only here, where the run's frames are gone and have closed their progress bars
-        print(f"error: {message}", file=sys.stderr)
+        start = "\n" if code == 130 else ""  # a bar that is interrupted while tqdm draws it for the first time ends no line
+        print(f"{start}error: {message}", file=sys.stderr)
     return code
 
 
@@ -94,7 +95,7 @@ def attempt(argv):
     except Usage as problem:
         return 2, f"{problem} (see python -m helpers --help)"
     except KeyboardInterrupt:
-        return 130, "interrupted, and nothing half-written was left; the same command starts again"
+        return 130, "interrupted; what was kept is whole, and the same command goes on from there"
     except Exception as problem:
         from .stories import InputError
         if isinstance(problem, InputError):

@@ -326,7 +326,8 @@ class GaussNewton(Curvature):
         return conjugate_gradients(self.matvec, v, self.preconditioner, self.steps, self.tolerance)[0]
 
     def dense(self, name=None):
-        axes = torch.eye(flatten(weights(self.layers)).numel(), dtype=next(self.model.parameters()).dtype)
+        theta = flatten(weights(self.layers))
+        axes = torch.eye(theta.numel(), dtype=theta.dtype, device=theta.device)
         chosen = unflatten(torch.arange(len(axes)), self.layers)
         rows = (flatten(chosen) if name is None else chosen[name].flatten())
         return torch.cat([flatten(self.product(unflatten(axes[part], self.layers))) for part in rows.split(256)])[:, rows]
@@ -455,7 +456,9 @@ def code_version(*more) -> str:
 
 
 def model_key(model) -> str:
-    """Names one model, its weights included."""
+    """Names one model, its weights included; a name made before, in the place of the model, is given back unchanged."""
+    if isinstance(model, str):
+        return model
     digest = hashlib.sha256()
     for name, tensor in model.state_dict().items():
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())

@@ -35,8 +35,8 @@ class Question:
     log_probs: torch.Tensor  # (m,)
     gradients: dict  # {layer: (m, out, in+1)}
     ihvps: dict = field(default_factory=dict)  # {method: {layer: (m, out, in+1)}}
-    scores: dict = field(default_factory=dict)  # {(method, all tokens together?): (1 or m, N)}, as exact as the index
-    values: dict = field(default_factory=dict)  # {method: {row: (m, layer, token)}}, exact
+    scores: dict = field(default_factory=dict)  # {(method, "together" or "each"): (1 or m, N)}, as exact as the index
+    values: dict = field(default_factory=dict)  # {(method, …): {row: (1 or m, layer, token)}}, exact
 
 
 class Explorer:
@@ -86,37 +86,38 @@ class Explorer:
         return Question(query, token_texts(tokenizer, ids)[start:], log_probs, gradients)
 
     def scores(self, question, method="ekfac", chosen=None) -> torch.Tensor:
-        """Influence of every story on the chosen tokens of the completion (None: all), `(N,)`, as exact as the index.
+        """Influence of every story on the chosen tokens of the completion (None: all), `(N,)`, as exact as the index."""
+        terms, ihvps, at = self._terms(question, method, chosen)
+        if terms not in question.scores:
+            question.scores[terms] = influence.finite(self.index.scores(ihvps, self.setting.corpus))
+        return question.scores[terms][at].sum(0)
 
-        All together are asked as one; the first choice of some asks for each of them, and then every choice is a sum.
+    def values(self, question, rows, method="ekfac", chosen=None) -> dict[int, torch.Tensor]:
+        """Exact influence of the stories `rows` on the chosen tokens, by layer and token of the story: `{row: (layer, token)}`."""
+        terms, ihvps, at = self._terms(question, method, chosen)
+        kept = question.values.setdefault(terms, {})
+        new = [row for row in dict.fromkeys(rows) if row not in kept]
+        if new:
+            each = range(len(next(iter(ihvps.values()))))
+            found = pipeline.picked_tokens(self.setting, ihvps, [(new, [])] * len(each))
+            kept.update({row: torch.stack([found[term, row] for term in each]) for row in new})
+        return {row: kept[row][at].sum(0) for row in rows}
+
+    def _terms(self, question, method, chosen):
+        """Under what name results are kept, the iHVPs, and which of their rows are wanted.
+
+        All tokens together are asked as one; the first choice of some asks for each, and then every choice is a sum.
         """
-        together = chosen is None or len(chosen) == len(question.tokens)
-        if (method, together) not in question.scores:
-            ihvps = self._ihvps(question, method)
-            if together:
-                ihvps = {name: p.sum(0, keepdim=True) for name, p in ihvps.items()}
-            question.scores[method, together] = influence.finite(self.index.scores(ihvps, self.setting.corpus))
-        found = question.scores[method, together]
-        return (found if together else found[chosen]).sum(0)
+        if method not in question.ihvps:
+            question.ihvps[method] = self.curvatures[method].solve(question.gradients)
+        ihvps = question.ihvps[method]
+        if chosen is None or len(chosen) == len(question.tokens):
+            return (method, "together"), {name: p.sum(0, keepdim=True) for name, p in ihvps.items()}, [0]
+        return (method, "each"), ihvps, list(chosen)
 
     def similar(self, question) -> torch.Tensor:
         """TF-IDF cosine of prompt and completion with every story, `(N,)`."""
         return torch.from_numpy(self.words([question.query.prompt + question.query.completion])).float()[0]
-
-    def _ihvps(self, question, method):
-        if method not in question.ihvps:
-            question.ihvps[method] = self.curvatures[method].solve(question.gradients)
-        return question.ihvps[method]
-
-    def values(self, question, rows, method="ekfac") -> dict[int, torch.Tensor]:
-        """Exact influence of the stories `rows` by token of the completion, layer and own token: `{row: (m, layer, token)}`."""
-        kept = question.values.setdefault(method, {})
-        new = [row for row in dict.fromkeys(rows) if row not in kept]
-        if new:
-            each = range(len(question.tokens))
-            found = pipeline.picked_tokens(self.setting, self._ihvps(question, method), [(new, [])] * len(each))
-            kept.update({row: torch.stack([found[at, row] for at in each]) for row in new})
-        return {row: kept[row] for row in rows}
 
     # -- what is shown ------------------------------------------------------------------------------
 
@@ -134,7 +135,7 @@ class Explorer:
             listed = similar.argsort(descending=True, stable=True)[:2 * top].tolist()
         else:
             listed = sum(influence.top_indices(scores[None], top + max(5, top // 2))[0], [])
-        values = {row: value[chosen].sum(0) for row, value in self.values(question, listed, measure).items()}
+        values = self.values(question, listed, measure, chosen)
         known = torch.zeros_like(scores)
         known[listed] = torch.stack([values[row].sum() for row in listed]).to(scores)
         scores = torch.where(known != 0, known, scores)
@@ -210,20 +211,20 @@ class Explorer:
         if row is None:
             limit = min(512, context_length(self.setting.model))
             corpus = tokenise([Story("your text", text)], self.setting.tokenizer, limit)
-            value = self._of_new(question, corpus, measure)[chosen].sum(0)
+            value = self._of_new(question, corpus, measure, chosen)
             note = "No story holds these words: this is what one copy of your text would do, were it added to the training set."
         else:
-            corpus, value = None, self.values(question, [row], measure)[row][chosen].sum(0)
+            corpus, value = None, self.values(question, [row], measure, chosen)[row]
             note = self._reason(question, row, scores, measure)
         entry = self._entry(question, None, row or 0, value, scores, layer, corpus)
         return self._query(question, chosen, measure, layer, scores, [{**entry, "rank": entry["standing"]["rank"], "note": note}])
 
-    def _of_new(self, question, corpus, method):
-        """Influence of a story that is not in the corpus, `(m, layer, token)`: N stays that of the corpus."""
-        one, each = replace(self.setting, corpus=corpus, quiet=True), range(len(question.tokens))
-        found = influence.tokenwise(self.setting.model, self.setting.layers, one.stream([0]), self._ihvps(question, method),
-                                    len(self.setting.corpus), [(at, 0) for at in each])
-        return torch.stack([found[at, 0] for at in each])
+    def _of_new(self, question, corpus, method, chosen):
+        """Influence of a story that is not in the corpus, `(layer, token)`: N stays that of the corpus."""
+        one, (_, ihvps, at) = replace(self.setting, corpus=corpus), self._terms(question, method, chosen)
+        found = influence.tokenwise(self.setting.model, self.setting.layers, one.stream([0]), ihvps,
+                                    len(self.setting.corpus), [(term, 0) for term in at])
+        return sum(found[term, 0] for term in at)
 
     def _reason(self, question, row, scores, method):
         """One sentence on the two factors of an influence: how long the story's gradient is, and how well it points."""

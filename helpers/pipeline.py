@@ -67,15 +67,16 @@ def fit_sample(total: int, limit: int, seed: int) -> list[int]:
     return sorted(torch.randperm(total, generator=torch.Generator().manual_seed(seed))[:limit].tolist())
 
 
-def fit(setting: Setting, method="ekfac", fit_limit=2000, seed=0, damping=None, cache=None) -> curvature.Curvature:
+def fit(setting: Setting, method="ekfac", fit_limit=2000, seed=0, damping=None, cache=None, key=None) -> curvature.Curvature:
     """The curvature of the tracked layers; read from the folder `cache` when the same was fitted before.
 
     With a cache a killed fit goes on where it was, and of two that fit the same at once one waits for the other.
+    `key` is the model's `model_key`, where it is known already.
     """
     if method == "identity":
         return curvature.Identity(setting.layers)
     rows = fit_sample(len(setting.corpus), fit_limit, seed)
-    path = cache_path(setting, cache, rows, method, seed) if cache else None
+    path = cache_path(setting, cache, rows, method, seed, key) if cache else None
     blocks = curvature.load_blocks(path) if path else None
     if processes.anywhere(blocks is None):
         with files.lock(path) if path and processes.rank() == 0 else nullcontext():
@@ -86,10 +87,10 @@ def fit(setting: Setting, method="ekfac", fit_limit=2000, seed=0, damping=None, 
     return curvature.METHODS[method]({name: blocks[name] for name in setting.layers}, damping)
 
 
-def cache_path(setting, cache, rows, method, seed) -> Path:
+def cache_path(setting, cache, rows, method, seed, key=None) -> Path:
     """Where the factors of this model, these stories and settings are kept."""
     ids = [setting.corpus.ids[row] for row in rows]
-    key = curvature.cache_key(setting.model, setting.layers, ids, rows=rows, method=method, seed=seed)
+    key = curvature.cache_key(key or setting.model, setting.layers, ids, rows=rows, method=method, seed=seed)
     return Path(cache).expanduser() / f"{method}-{key}.safetensors"
 
 
@@ -134,12 +135,13 @@ def open_index(setting: Setting, folder, method="ekfac", fit_limit=2000, seed=0,
             raise OSError("it is a file")
     with output(folder), files.lock(folder) if processes.rank() == 0 else nullcontext():
         processes.wait()  # nobody looks while another run still builds it
-        index = Index.open(folder, setting.model, **settings)
+        key = curvature.model_key(setting.model)  # once for all: it reads every weight
+        index = Index.open(folder, key, **settings)
         processes.wait()  # nobody creates it while another still looks
         if index is None:
             files.check_folder(folder)
-            matrix = fit(setting, method, fit_limit, seed, damping, cache)
-            index = Index.create(folder, setting.model, matrix, **settings)
+            matrix = fit(setting, method, fit_limit, seed, damping, cache, key)
+            index = Index.create(folder, key, matrix, **settings)
         rows = index.missing(setting.corpus)
         processes.wait()  # nobody adds while another still counts
         if rows and processes.rank() == 0:

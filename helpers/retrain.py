@@ -56,7 +56,8 @@ def parameters_of(model, theta: torch.Tensor) -> dict:
 
 
 def losses_of(model, batch, theta) -> torch.Tensor:
-    """`token_losses` of a batch under the parameters θ, `(B, T)`."""
+    """`token_losses` of a batch under the parameters θ, `(B, T)`, on the device of θ."""
+    batch = batch.to(theta.device)
     return token_losses(logits_of(model, batch, parameters_of(model, theta)), batch.labels)
 
 
@@ -78,7 +79,7 @@ def one_step(model, ids, rows, weights, state, at, steps, recipe, divisor, bends
     """
     batch = _aligned(ids, rows)
     theta = state.theta if bends else state.theta.detach().requires_grad_()
-    loss = (weights[:, :batch.labels.shape[1]] * losses_of(model, batch, theta)).sum() / divisor
+    loss = (weights[:, :batch.labels.shape[1]].to(theta.device) * losses_of(model, batch, theta)).sum() / divisor
     gradient, = torch.autograd.grad(loss, theta, create_graph=bends is not None)
     return adam(state, gradient, at, steps, recipe)
 

@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 
 from . import files
 from .capture import backward_pass
@@ -131,11 +130,14 @@ class Index:
                           for name, block in matrix.blocks.items()])
         self.total = len(keep)
         self.coordinates = keep.argsort(descending=True, stable=True)[:settings["coordinates"]].sort().values
-        self._bases = {}
+        self._bases, self._sound = {}, set()  # bases by layer and device; parts whose checksum was right
 
     @classmethod
     def create(cls, folder, model, matrix, coordinates=MOST_COORDINATES, **settings):
-        """A new, empty index for the model and its fitted curvature; `settings` are what else it depends on. Raises OSError."""
+        """A new, empty index for the model (or its `model_key`) and its curvature; `settings` are what else it depends on.
+
+        Raises OSError.
+        """
         total = sum(block.eigenvalues.numel() for block in matrix.blocks.values())
         settings = {"model": model_key(model), "code": code_version("search.py"), "method": matrix.name,
                     "coordinates": min(coordinates, total), "damping": matrix.damping, **settings}
@@ -144,7 +146,10 @@ class Index:
 
     @classmethod
     def open(cls, folder, model, **settings):
-        """The index in `folder`, or None when there is none. Raises InputError when it is damaged or another's."""
+        """The index in `folder` for the model (or its `model_key`), or None when there is none.
+
+        Raises InputError when it is damaged or another's.
+        """
         head = Path(folder) / "head.safetensors"
         if not head.exists():
             return None
@@ -189,13 +194,17 @@ class Index:
         return self._bases[name, device]
 
     def parts(self):
-        """`(digests, codes, scales)` of every part; the codes stay on disk until they are read."""
+        """`(digests, codes, scales)` of every part; the codes stay on disk until they are read.
+
+        A part's checksum (SHA-256) is compared the first time that this index reads it: 0.6 s for 5,000 stories. What
+        happens to a file after that is not noticed. Raises InputError when a part is damaged.
+        """
         for path in sorted(self.folder.glob("part-*.safetensors")):
-            try:
-                with safe_open(path, "pt") as stored:
-                    yield tuple(stored.get_tensor(name) for name in ("digests", "codes", "scales"))
-            except (SafetensorError, OSError):
-                raise InputError(f"{path} is damaged: delete this one file, and its stories will be added again") from None
+            found = files.read_checked(path, trusted=path in self._sound)
+            if found is None:
+                raise InputError(f"{path} is damaged: delete this one file, and its stories will be added again")
+            self._sound.add(path)
+            yield tuple(found[0][name] for name in ("digests", "codes", "scales"))
 
     def missing(self, corpus) -> list[int]:
         """Rows of the corpus that are not in the index, one of each kind, shortest first.
@@ -221,7 +230,7 @@ class Index:
                 part = dict(zip(("digests", "codes", "scales"), map(torch.cat, zip(*found))))
                 finite(part["scales"])
                 name = hashlib.sha256(part["digests"].numpy().tobytes()).hexdigest()[:16]
-                files.save_tensors(part, self.folder / f"part-{name}.safetensors")
+                files.save_checked(part, self.folder / f"part-{name}.safetensors")
 
     def scores(self, ihvps: dict, corpus) -> torch.Tensor:
         """Influence `(Q, N)` of the corpus's stories on queries with these iHVPs `{layer: (Q, out, in+1)}`, to four bits.

@@ -542,6 +542,20 @@ def test_interrupted_and_killed_in_mid_fit_then_the_same_again(house, cli, tmp_p
     assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
 
 
+def test_an_interrupt_while_a_bar_draws_itself_is_told_on_a_line_of_its_own(cli, monkeypatch):
+    from tqdm.std import tqdm
+    draw = tqdm.refresh
+
+    def interrupted(bar, *arguments, **options):
+        draw(bar, *arguments, **options)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tqdm, "refresh", interrupted)
+    code, out, err = cli(PROMPT, "--completion", "fox")
+    lines = err.split("\n")
+    assert (code, out, lines[-1]) == (130, "", "") and "fitting A and S" in lines[-3] and lines[-2].startswith("error: interrupted")
+
+
 FORKED = """
 import json, os, signal, sys, time
 from helpers import curvature, files, search

@@ -109,8 +109,9 @@ def test_norms_are_those_of_the_curvature(explorer):
 def test_a_text_of_ones_own_is_scored_as_a_story_of_the_corpus_would_be(explorer, question):
     corpus, row = explorer.setting.corpus, 5
     alone = Corpus([Story("mine", corpus.stories[row].text)], [corpus.ids[row]])
-    own, kept = explorer._of_new(question, alone, "ekfac"), explorer.values(question, [row])[row]
-    assert (own - kept).abs().max() < 1e-4 * kept.abs().max()
+    for chosen in (None, [1]):
+        own, kept = explorer._of_new(question, alone, "ekfac", chosen), explorer.values(question, [row], chosen=chosen)[row]
+        assert (own - kept).abs().max() < 1e-4 * kept.abs().max()
     (entry,) = explorer.look_up(question, "The frog said nothing at all, and nobody minded.")["influences"]
     assert entry["id"] == "your text" and "one copy of your text" in entry["note"] and "planted" not in entry
 

@@ -384,6 +384,17 @@ def test_a_ready_index_is_only_read_and_a_new_folder_may_be_deep(small, built, t
         assert len(list(index.parts())) == 1
 
 
+def test_a_new_index_reads_the_weights_for_their_name_once(small, tmp_path, monkeypatch):
+    read, real = [], small.model.state_dict
+    monkeypatch.setattr(small.model, "state_dict", lambda: read.append(1) or real())
+    pipeline.open_index(small, tmp_path / "index", cache=tmp_path / "cache")
+    assert len(read) == 1
+    pipeline.open_index(small, tmp_path / "index", cache=tmp_path / "cache")
+    assert len(read) == 2
+    pipeline.fit(small, cache=tmp_path / "cache")
+    assert len(read) == 3 and len(list((tmp_path / "cache").glob("*.safetensors"))) == 1  # under the same name
+
+
 def test_appended_stories_are_added(small, copy, capsys):
     capsys.readouterr()
     more = setting_of(small.model, small.tokenizer, [*made_up(23), HOSTILE, *made_up(6, seed=9)])
@@ -437,7 +448,10 @@ def test_an_index_that_is_damaged_says_which_file_and_what_to_do(small, copy):
         assert str(copy) in message and "delete the folder" in message
     head.write_bytes(whole)
     content = part.read_bytes()
-    for damaged in (content[:len(content) // 2], b"", b"not an index part at all"):
+    start = len(content) - sum(tensor.numel() * tensor.element_size() for tensor in load_file(part).values())
+    flips = [content[:at] + bytes([content[at] ^ 16]) + content[at + 1:]  # among scales, digests and codes
+             for at in (start, (start + len(content)) // 2, len(content) - 1)]
+    for damaged in (content[:len(content) // 2], b"", b"not an index part at all", *flips):
         part.write_bytes(damaged)
         message = complaint_of(pipeline.open_index, small, copy)
         assert str(part) in message and "delete this one file" in message
@@ -447,6 +461,10 @@ def test_an_index_that_is_damaged_says_which_file_and_what_to_do(small, copy):
     part.unlink()  # as told
     pipeline.open_index(small, copy)
     assert part.read_bytes() == content
+    index = pipeline.open_index(small, copy)
+    with pytest.MonkeyPatch.context() as patch:  # a question reads no checksum again
+        patch.setattr(search.files, "_checksum", lambda *_: pytest.fail("all of a part was hashed for a question"))
+        index.scores(index.matrix.solve(pipeline.encoded_gradients(small, ASKED)[0]), small.corpus)
 
 
 def test_a_folder_that_cannot_be_one_is_said_before_any_work(small, tmp_path, monkeypatch):
