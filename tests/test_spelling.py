@@ -14,7 +14,7 @@ from documents import MARKDOWN, NOTEBOOKS, prose, text, without_code
 
 SOURCES = sorted([*(ROOT / "helpers").glob("*.py"), *(ROOT / "data").glob("*.py")])
 NAMES = {"tokenizer", "tokenizers", "optimizer", "optimizers"}  # of things in PyTorch and transformers
-TITLE = re.compile(r"\*[A-Z][^*\n]{15,}\*")  # of somebody's work: spelt as its authors spell
+TITLE = re.compile(r"\*[A-Z][^*\n]*( [A-Z][a-z]{3,}[^*\n]*){2}\*")  # of somebody's work: spelt as its authors spell
 # American forms, as whole words or beginnings.
 AMERICAN = re.compile(
     r"(?i)\b(color|behavior|neighbor|favor|flavor|honor|labor|humor|(?:general|normal|optim|real|recogn|organ|summar|penal|initial|local"
