@@ -30,14 +30,15 @@ from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 from transformers import GPTNeoConfig, GPTNeoForCausalLM
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "data")]
 from helpers import processes
 from helpers.capture import backward_pass, find_layers
-from helpers.curvature import EKFAC, corrected, covariances, eigenvectors, sampled_labels
-from helpers.files import save_text
+from helpers.curvature import EKFAC, as_blocks, corrected, covariances, eigenvectors, sampled_labels
+from helpers.files import save_tensors, save_text
 from helpers.influence import query_gradients, sequence_scores, tokenwise, top_indices
 from helpers.pipeline import Setting, explain_indexed
 from helpers.search import Index, low_rank, low_rank_token_scores
@@ -47,12 +48,13 @@ from helpers.stories import (IGNORE, Query, batches, encode_query, fused_attenti
 REAL = ROOT.parent / "shared" / "real"
 PARTS = ("default", "real", "1M", "growth", "terminal", "profile")
 FULL = {"sizes": (500, 1000, 2000, 4000), "widths": (32, 64, 128, 256), "width_stories": 64, "counts": (1, 4, 16, 64)}
-QUICK = {"sizes": (12,), "widths": (16, 32), "width_stories": 4, "counts": (1, 3)}
+QUICK = {"sizes": (6,), "widths": (16, 32), "width_stories": 4, "counts": (1, 3)}
 RANKS = (8, 32)
 
 
 class Work:
-    """A model, its stories and queries, and what the steps have `made` so far, which goes from process to process."""
+    """A model, its stories and queries, and what the steps have `made` so far, `{what: {name: tensor}}`, which goes
+    from process to process."""
 
     def __init__(self, name, stories, queries, threads, folder):
         torch.set_num_threads(threads)
@@ -74,11 +76,22 @@ class Work:
         encoded.sort(key=lambda pair: len(pair[0][0]))  # as batches() would
         self.encoded, self.queries = map(list, zip(*encoded))
 
+    @property
+    def exact(self):
+        return self.made["scores"]["exact"]
+
+    @property
+    def kept(self):
+        return self.folder / "made.safetensors"
+
     def save(self):
-        torch.save(self.made, self.folder / "made.pt")
+        save_tensors({f"{what}|{name}": tensor.clone(memory_format=torch.contiguous_format)  # K-FAC and EK-FAC share their Q
+                      for what, parts in self.made.items() for name, tensor in parts.items()}, self.kept)
 
     def load(self):
-        self.made = torch.load(self.folder / "made.pt", weights_only=False)
+        for key, tensor in (load_file(self.kept) if self.kept.exists() else {}).items():
+            what, _, name = key.partition("|")
+            self.made.setdefault(what, {})[name] = tensor
 
 
 def random_model(width, vocabulary):
@@ -99,21 +112,29 @@ def plain(work):
 
 
 def moments(work):
-    work.made["moments"] = covariances(*work.parts, work.setting.stream(), seed=0)
+    pairs, tokens = covariances(*work.parts, work.setting.stream(), seed=0)
+    work.made |= {kind: {name: pair[at] for name, pair in pairs.items()} for at, kind in enumerate("AS")}
+    work.made["tokens"] = {"a story": torch.tensor(tokens, dtype=torch.float64)}
 
 
 def eigenbasis(work):
-    work.made["kfac"] = eigenvectors(*work.made["moments"])
+    pairs = {name: (work.made["A"][name], work.made["S"][name]) for name in work.setting.layers}
+    work.made["kfac"] = parts_of(eigenvectors(pairs, work.made["tokens"]["a story"].item()))
+
+
+def parts_of(blocks):
+    """The tensors of which `as_blocks` makes these blocks."""
+    return {f"{name}/{part}": tensor for name, block in blocks.items() for part, tensor in vars(block).items()}
 
 
 def lambdas(work):
-    work.made["blocks"] = corrected(*work.parts, work.setting.stream(), work.made["kfac"], seed="0, second")
+    work.made["ekfac"] = parts_of(corrected(*work.parts, work.setting.stream(), as_blocks(work.made["kfac"]), seed="0, second"))
 
 
 def scores(work):
     gradients, _ = query_gradients(*work.parts, work.encoded)
-    work.made["ihvps"] = EKFAC(work.made["blocks"]).solve(gradients)
-    work.made["scores"] = sequence_scores(*work.parts, work.setting.stream(), work.made["ihvps"], len(work.setting.corpus))
+    work.made["ihvps"] = EKFAC(as_blocks(work.made["ekfac"])).solve(gradients)
+    work.made["scores"] = {"exact": sequence_scores(*work.parts, work.setting.stream(), work.made["ihvps"], len(work.setting.corpus))}
 
 
 def fit_and_score(work):
@@ -124,21 +145,21 @@ def fit_and_score(work):
 def tokens(work):
     total = len(work.setting.corpus)
     top = max(1, 50 * total // 5000)
-    wanted = [(q, row) for q, (positive, _) in enumerate(top_indices(work.made["scores"], top)) for row in positive]
+    wanted = [(q, row) for q, (positive, _) in enumerate(top_indices(work.exact, top)) for row in positive]
     tokenwise(*work.parts, work.setting.stream({row for _, row in wanted}), work.made["ihvps"], total, wanted)
     return {"top": top}
 
 
 def build(work):
     shutil.rmtree(work.folder / "index", ignore_errors=True)
-    index = Index.create(work.folder / "index", work.setting.model, EKFAC(work.made["blocks"]))
+    index = Index.create(work.folder / "index", work.setting.model, EKFAC(as_blocks(work.made["ekfac"])))
     index.add(*work.parts, work.setting.corpus, work.setting.stream, index.missing(work.setting.corpus))
     return {"megabytes": index.size() / 1e6}
 
 
 def query(work):
     """Answers one query after the other; then all at once, to compare them with the exact scores."""
-    index, times, exact = Index.open(work.folder / "index", work.setting.model), [], work.made["scores"]
+    index, times, exact = Index.open(work.folder / "index", work.setting.model), [], work.exact
     for one in work.queries[:6]:
         start = time.perf_counter()
         explain_indexed(work.setting, [one], index, 10)
@@ -211,7 +232,7 @@ def their_scores(work, fused=False):
             "s", "f", asked, train, per_device_query_batch_size=len(asked), per_device_train_batch_size=work.setting.batch_size,
             score_args=ScoreArguments(damping_factor=None), overwrite_output_dir=True)
     found = analyzer.load_pairwise_scores("s")["all_modules"].float()
-    return {"pearson": correlation(work.made["scores"][:, [row for row, _, _ in train]], found)}
+    return {"pearson": correlation(work.exact[:, [row for row, _, _ in train]], found)}
 
 
 STEPS = {"plain": plain, "A and S": moments, "eigenvectors": eigenbasis, "Λ": lambdas, "scores": scores, "tokens": tokens,
@@ -258,7 +279,8 @@ def say(text):
 
 
 def in_child(spec, names, launcher=()):
-    """`{name: step}` from a fresh process, or from two of them under torchrun, which go on from what was made."""
+    """What each step says, in their order, from a fresh process, or from two of them under torchrun, which go on from what
+    was made."""
     command = [sys.executable, *launcher, str(Path(__file__).resolve()), "--child", json.dumps([spec, names])]
     environment = os.environ | {"OMP_NUM_THREADS": str(spec["threads"])}
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment)
@@ -273,7 +295,7 @@ def child(spec, names):
         import record_kronfluence  # noqa: F401: what is only imported is no memory of the step
     work = Work(**spec)
     work.load()
-    found = {name: step(work, name) for name in names}
+    found = [step(work, name) for name in names]
     if processes.rank() == 0:
         work.save()
         print(json.dumps(found))
@@ -284,24 +306,27 @@ def child(spec, names):
 
 def setting_table(options, name, spec):
     """Every row for one model and its stories."""
-    work, rows, passes = Work(**spec), {}, []
+    work, order = Work(**spec), ["plain"]  # the first plain pass is only to warm up
     names = [key for key in list(STEPS)[1:-1] if ("kronfluence" not in key or find_spec("kronfluence"))
              and ("fused" not in key or work.setting.model.config.model_type == "gpt_neo")]  # others are fused anyway
-    step(work, "plain")  # to warm up
     for key in names:
-        if key not in ("eigenvectors", "tokens", "index query") and not (options.quick and passes):
-            passes.append(step(work, "plain")["seconds"])
-        rows[key] = step(work, key)
-    rows["plain"] = {"seconds": median(passes), "all": passes}
-    work.save()
-    for group in [["plain", *names]] if options.quick else [[key] for key in ("plain", *names)]:
-        for key, found in in_child(spec, group).items():
-            rows[key] |= {"above": found["above"], "process": found["process"]}
+        if key not in ("eigenvectors", "tokens", "index query") and not (options.quick and len(order) > 1):
+            order.append("plain")
+        order.append(key)
+    order += ["fit and scores"] * options.quick  # else in a process of one thread, below
+    timed_rows = list(zip(order, in_child(spec, order)))[1:]
+    passes = [row["seconds"] for key, row in timed_rows if key == "plain"]
+    rows = dict(timed_rows)
+    rows["plain"] |= {"seconds": median(passes), "all": passes}
+    if not options.quick:
+        for key in ("plain", *names):
+            (fresh,) = in_child(spec, [key])
+            rows[key] |= {"above": fresh["above"], "process": fresh["process"]}
     fit = [rows[key] for key in ("A and S", "eigenvectors", "Λ")]
     rows["fit"] = {"seconds": sum(row["seconds"] for row in fit)} | {key: max(row[key] for row in fit) for key in ("above", "process")}
     alone, torchrun = spec | {"threads": 1}, ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
-    rows["one process"] = in_child(alone, ["fit and scores"])["fit and scores"]
-    rows["two processes"] = in_child(alone, ["fit and scores"], torchrun)["fit and scores"]
+    rows["one process"] = rows.pop("fit and scores") if options.quick else in_child(alone, ["fit and scores"])[0]
+    (rows["two processes"],) = in_child(alone, ["fit and scores"], torchrun)
     for row in rows.values():
         row["ratio"] = row["seconds"] / rows["plain"]["seconds"]
     return {"stories": len(work.setting.corpus), "queries": len(work.queries), "batch": work.setting.batch_size,
@@ -317,7 +342,7 @@ def growth(options, _, spec):
     by_stories, steps = {}, ["scores", "index build", "index query"]
     for count in sizes["sizes"]:
         for group in [steps] if options.quick else [[key] for key in steps]:
-            by_stories.setdefault(count, {}).update(in_child(spec | {"stories": count}, group))
+            by_stories.setdefault(count, {}).update(zip(group, in_child(spec | {"stories": count}, group)))
     by_width = {}
     for width in sizes["widths"]:
         narrow = Work(**spec | {"name": width, "stories": sizes["width_stories"]})
@@ -345,7 +370,7 @@ def by_queries(spec, counts):
                 for batch in stream():
                     scored[:, batch.index] = low_rank_token_scores(backward_pass(*work.parts, batch)[0], factors, total).sum(-1)
             row[f"rank {rank}"] = timed(narrow)
-            row[f"pearson {rank}"] = mean(correlation(a, b) for a, b in zip(work.made["scores"], scored))
+            row[f"pearson {rank}"] = mean(correlation(a, b) for a, b in zip(work.exact, scored))
         row["index"] = timed(lambda: explain_indexed(work.setting, work.queries[:count], index, 10))
         found[count] = row
     return found
@@ -495,7 +520,7 @@ def main():
     parts = json.loads(options.json.read_text(encoding="utf-8")) if options.json and options.json.exists() else {}
     run = {"growth": growth, "terminal": terminal, "profile": profile}
     tell = {"growth": tell_growth, "terminal": tell_other, "profile": tell_other}
-    size = {"stories": 12, "queries": 3} if options.quick else {"stories": options.stories, "queries": options.queries}
+    size = {"stories": 6, "queries": 3} if options.quick else {"stories": options.stories, "queries": options.queries}
     for name in options.only:
         if name == "real" and not REAL.is_dir():
             say("real: skipped, there is no folder ../shared/real")

@@ -1,18 +1,24 @@
 """The benchmark runs, names every row, and keeps what it measured before; its numbers are not judged here."""
 import json
 import math
-import os
-import subprocess
 import sys
 
-from conftest import ROOT
+import bench
+import pytest
+import torch
 
 
-def bench(*options):
-    command = [sys.executable, str(ROOT / "tests" / "bench.py"), "--quick", "--threads", "1", *options]
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
-    assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout
+@pytest.fixture
+def measure(monkeypatch, capsys):
+    """Runs the benchmark with these options in this process, where libraries are loaded already; what it prints."""
+    def run(*options):
+        monkeypatch.setattr(sys, "argv", ["bench.py", "--quick", "--threads", "1", *map(str, options)])
+        bench.main()
+        return capsys.readouterr().out
+
+    threads = torch.get_num_threads()
+    yield run
+    torch.set_num_threads(threads)
 
 
 def numbers(found):
@@ -21,10 +27,10 @@ def numbers(found):
     return [found] if isinstance(found, (int, float)) else [x for part in found for x in numbers(part)]
 
 
-def test_every_row_is_there_and_finite(tmp_path):
+def test_every_row_is_there_and_finite(measure, tmp_path):
     kept, figure = tmp_path / "bench.json", tmp_path / "growth.png"
-    bench("--only", "default", "--json", str(kept))
-    told = bench("--only", "growth", "--json", str(kept), "--png", str(figure))
+    measure("--only", "default", "--json", kept)
+    told = measure("--only", "growth", "--json", kept, "--png", figure)
     parts = json.loads(kept.read_text(encoding="utf-8"))
     assert set(parts) == {"default", "growth"} and "## default" in told and figure.stat().st_size > 5000
     rows = parts["default"]["found"]["rows"]
