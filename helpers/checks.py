@@ -1100,7 +1100,10 @@ def two_factors(answer):
     eigenvalues, query, gradient = (2 * draw(out, width)).exp(), draw(out, width), draw(out, width)
     value = call(answer, query.clone(), gradient.clone(), q_s.clone(), q_a.clone(), eigenvalues.clone(), damping)
     if isinstance(value, (tuple, list)) and len(value) == 2 and not any(part is None or part is ... for part in value):
-        value = torch.stack([torch.as_tensor(part).double().reshape(()) for part in value])
+        try:
+            value = torch.stack([torch.as_tensor(part).double().reshape(()) for part in value])
+        except (TypeError, ValueError, RuntimeError):
+            raise Wrong("expected two numbers: (length, cosine)") from None
     basis, (q, r) = torch.kron(q_s, q_a), (query.flatten(), gradient.flatten())
 
     def factors(power=1, damping=damping, of=r):

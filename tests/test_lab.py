@@ -121,7 +121,12 @@ class Notebook:
 
 @pytest.mark.parametrize("name", [name for name in NAMES if not name.startswith("08")])
 def test_opens_and_runs_all(browser, lab, name):
+    """All of them with RUN_ALL_NOTEBOOKS=1 (a quarter of an hour: nbval runs the same cells); else the first, and the others open."""
     with Notebook(browser, lab, name) as notebook:
+        if not (name.startswith("01") or os.environ.get("RUN_ALL_NOTEBOOKS")):
+            assert notebook.tab.locator(".jp-RenderedHTMLCommon h1").first.inner_text().startswith(name[:2])
+            assert notebook.problems == []
+            return
         counts, wrong = notebook.run_all()
         assert wrong == [] and counts == list(range(1, len(counts) + 1))
         assert notebook.problems == []
@@ -182,6 +187,8 @@ def test_explorer(browser, lab):
         panel.get_by_label("beside it").select_option("TF-IDF")
         answered(panel)
         assert panel.locator("section").count() == 2 and "cosine" in panel.locator("section").nth(1).inner_text()
+        notebook.tab.set_viewport_size({"width": 1280, "height": 2000})
+        notebook.show("from helpers.panel import Panel")
         notebook.shot("beside")
         panel.get_by_label("Why not this story?").fill("A frog <b>danced</b> in the snow.")
         press(panel, "Look it up")

@@ -6,7 +6,6 @@ import pytest
 from conftest import ROOT
 from documents import MARKDOWN, NOTEBOOKS, links, sections, text
 
-TO_COME = {"08_explorer.ipynb", "explorer.png"}  # delete a name when its file is there
 EVERYWHERE = pytest.mark.parametrize("path", MARKDOWN + NOTEBOOKS, ids=lambda path: path.relative_to(ROOT).as_posix())
 
 
@@ -15,7 +14,7 @@ def test_files_and_anchors_exist(path):
     for target in links(path):
         name, _, anchor = unquote(target).partition("#")
         file = path.parent / name if name else path
-        if urlsplit(target).scheme or file.name in TO_COME and not file.exists():
+        if urlsplit(target).scheme:
             continue
         assert file.exists() and ROOT in [file.resolve(), *file.resolve().parents], target
         assert not anchor or anchor in sections(file), target
