@@ -107,7 +107,8 @@ def ridge_influence(answer):
     truth = (moved[0] - moved[1]) / (2 * step)
     theta, plain, bare = _refit(X, y, one, ridge), _refit(X, y, one), X.T @ X / len(X)
     H, x = bare + ridge * torch.eye(X.shape[1], dtype=X.dtype), X[index]
-    r, r_plain = x @ theta - y[index], x @ plain - y[index]
+    summed = torch.linalg.solve(X.T @ X + ridge * torch.eye(len(x), dtype=X.dtype), X.T @ y)
+    r, r_plain, r_summed = (x @ at - y[index] for at in (theta, plain, summed))
     compare(value, truth, {
         "the sign is turned: more weight on z moves θ against the gradient ∇L(z)": -truth,
         "N times too small: dθ*/dε has no factor 1/N, and H belongs to the mean loss, not the sum": truth / len(X),
@@ -115,6 +116,7 @@ def ridge_influence(answer):
             -torch.linalg.solve(X.T @ X + ridge * torch.eye(len(x), dtype=X.dtype), r * x),
         "the ridge is missing from H: ρI belongs to the second derivative of J": -torch.linalg.solve(bare, r * x),
         "θ is the optimum without the ridge: solve for it with ρ": -torch.linalg.solve(H, r_plain * x),
+        "θ is the optimum of the summed loss: divide XᵀX and Xᵀy (but not ρ) by N": -torch.linalg.solve(H, r_summed * x),
         "the ridge is missing everywhere: it belongs to θ* and to H": -torch.linalg.solve(bare, r_plain * x),
         "the ridge belongs to J, not to the example's own loss: ∇L(z) has no ρθ":
             -torch.linalg.solve(H, r * x + ridge * theta),
@@ -329,6 +331,7 @@ def token_scores(answer):
         "P is transposed: its rows belong to the outputs": score(output_grads, P.T, inputs),
         "P is missing: this is Ds_t · ā_t": (output_grads * inputs).sum(-1),
         "divided by the number of tokens: scores add up, they are not averaged": truth / 6,
+        "averaged over in+1: the product of P and r_t is a sum": truth / 5,
         "the sign is turned": -truth,
     }, tolerance=1e-6, what="the scores")
     if largest.numbers >= 2 * 6 * 4 * 4:
@@ -357,6 +360,7 @@ def conv1d_gradient(answer):
     compare(value[0], weight, {
         "transposed: Conv1D keeps its weight as (in, out), so its rows belong to the inputs": weight.transpose(1, 2),
         "divided by the number of tokens: the gradient is a sum": weight / 4,
+        "the sign is turned: return the gradient, not the step": -weight,
     }, tolerance=1e-8, what="the weight's gradient")
     compare(value[1], bias, {
         "the bias gradient is divided by the number of tokens: it is a sum": bias / 4,

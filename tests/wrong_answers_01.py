@@ -2,10 +2,11 @@
 import torch
 
 
-def ridge(X, y, penalty, index, in_theta=True, in_hessian=True, mean=True, sign=-1, own=0.0, multiply=False):
+def ridge(X, y, penalty, index, in_theta=True, in_hessian=True, mean=True, summed=False, sign=-1, own=0.0, multiply=False):
     """dθ*/dε of a ridge regression, with one thing done as somebody might do it."""
     N, eye = len(X), torch.eye(X.shape[1], dtype=X.dtype)
-    theta = torch.linalg.solve(X.T @ X / N + penalty * eye * in_theta, X.T @ y / N)
+    scale = 1 if summed else N
+    theta = torch.linalg.solve(X.T @ X / scale + penalty * eye * in_theta, X.T @ y / scale)
     H = X.T @ X / (N if mean else 1) + penalty * eye * in_hessian
     gradient = (X[index] @ theta - y[index]) * X[index] + own * penalty * theta
     return sign * (H @ gradient if multiply else torch.linalg.solve(H, gradient))
@@ -26,6 +27,7 @@ WRONG = {
         ("N times too small", lambda X, *a: ridge(X, *a) / len(X)),
         ("divide XᵀX", lambda *a: ridge(*a, mean=False)),
         ("missing from H", lambda *a: ridge(*a, in_hessian=False)),
+        ("optimum of the summed loss", lambda *a: ridge(*a, summed=True)),
         ("optimum without the ridge", lambda *a: ridge(*a, in_theta=False)),
         ("missing everywhere", lambda *a: ridge(*a, in_theta=False, in_hessian=False)),
         ("belongs to J", lambda *a: ridge(*a, own=1.0)),

@@ -70,6 +70,7 @@ WRONG = {
         ("inputs are summed", lambda a, Ds, P: summed(a, Ds, P, "bto,oi,bti->bt", a_all=True)),
         ("Ds are summed", lambda a, Ds, P: summed(a, Ds, P, "bto,oi,bti->bt", Ds_all=True)),
         ("P is transposed", lambda a, Ds, P: summed(a, Ds, P, "bto,io,bti->bt")),
+        ("averaged over in+1", lambda a, Ds, P: summed(a, Ds, P, "bto,oi,bti->bt") / a.shape[-1]),
         ("sequence's score", lambda a, Ds, P: summed(a, Ds, P, "bto,oi,bti->b")),
         ("every Ds_t met every", lambda a, Ds, P: Ds @ P @ a.mT),
         ("P is missing", lambda a, Ds, P: (Ds * a).sum(-1)),
@@ -78,6 +79,7 @@ WRONG = {
     ],
     "conv1d_gradient": [
         ("transposed", lambda a, Ds: conv(a, Ds, turn=True)),
+        ("return the gradient, not the step", lambda a, Ds: tuple(-part for part in conv(a, Ds))),
         ("divided by the number of tokens: the gradient", lambda a, Ds: conv(a, Ds, mean=True)),
         ("keep the batch axis, one", lambda a, Ds: (torch.einsum("bti,bto->io", a, Ds), Ds.sum((0, 1)))),
         ("in the bias: keep the batch axis", lambda a, Ds: conv(a, Ds, bias=lambda a, Ds: Ds.sum((0, 1)))),
