@@ -331,7 +331,7 @@ def token_scores(answer):
         "P is transposed: its rows belong to the outputs": score(output_grads, P.T, inputs),
         "P is missing: this is Ds_t · ā_t": (output_grads * inputs).sum(-1),
         "divided by the number of tokens: scores add up, they are not averaged": truth / 6,
-        "averaged over in+1: the product of P and r_t is a sum": truth / 5,
+        "averaged over in+1: the product of P and r_t is a sum": truth / 4,
         "the sign is turned": -truth,
     }, tolerance=1e-6, what="the scores")
     if largest.numbers >= 2 * 6 * 4 * 4:
