@@ -12,8 +12,8 @@ import torch
 
 from . import default_cache, files, influence, pipeline, show
 from .capture import find_layers
-from .curvature import Identity, cache_key, code_version
-from .measure import load_planted
+from .curvature import Identity, cache_key, code_version, model_key
+from .measure import KINDS, load_planted
 from .search import tfidf
 from .stories import (Corpus, InputError, Query, Story, complete, context_length, encode_query, load_model, load_stories,
                       make_query, token_texts, tokenise)
@@ -60,13 +60,14 @@ class Explorer:
         """
         names = str(model), str(stories)
         model, tokenizer = load_model(names[0], device)
-        corpus = tokenise(load_stories(names[1], limit), tokenizer, min(512, context_length(model)))
+        corpus = tokenise(load_stories(names[1], limit), tokenizer, _longest(model))
         setting = pipeline.Setting(model, tokenizer, find_layers(model), corpus, quiet=quiet)
         cache = Path(cache or default_cache()).expanduser()
-        key = cache_key(model, setting.layers, corpus.ids, fit_limit=fit_limit, code=code_version("search.py"))
-        folder = cache / f"explorer-{key}"
-        index = pipeline.open_index(setting, folder, fit_limit=fit_limit, cache=cache)
-        kfac = pipeline.fit(setting, "kfac", fit_limit, cache=cache)
+        key = model_key(model)  # once: it reads every weight
+        name = cache_key(key, setting.layers, corpus.ids, fit_limit=fit_limit, code=code_version("search.py"))
+        folder = cache / f"explorer-{name}"
+        index = pipeline.open_index(setting, folder, fit_limit=fit_limit, cache=cache, key=key)
+        kfac = pipeline.fit(setting, "kfac", fit_limit, cache=cache, key=key)
         _keep_newest(folder)
         return cls(setting, index, {"kfac": kfac}, names)
 
@@ -128,7 +129,7 @@ class Explorer:
         words match best, with their EK-FAC influence.
         """
         chosen = self._chosen(question, chosen)
-        measure = "ekfac" if method == "tfidf" else method
+        measure = _measure(method)
         scores = self.scores(question, measure, chosen)
         if method == "tfidf":
             similar = self.similar(question)
@@ -178,11 +179,11 @@ class Explorer:
         prompt = " ".join(question.query.prompt.split())
         for item in self.planted:
             if prompt.endswith(item["prompt"]):
-                for role in ("teacher", "opponent", "bystander"):
-                    for place in item[f"{role}s"]:
+                for kind in KINDS:
+                    for place in item[kind]:
                         if place["row"] == row:
                             text = self.setting.corpus.stories[row].text[place["start"]:place["end"]]
-                            return {"item": item["id"], "role": role, "sentence": text}
+                            return {"item": item["id"], "role": kind.removesuffix("s"), "sentence": text}
         return None
 
     def find(self, text) -> int | None:
@@ -205,12 +206,11 @@ class Explorer:
 
         Raises InputError for an empty text.
         """
-        measure = "ekfac" if method == "tfidf" else method
+        measure = _measure(method)
         chosen = self._chosen(question, chosen)
         scores, row = self.scores(question, measure, chosen), self.find(text)
         if row is None:
-            limit = min(512, context_length(self.setting.model))
-            corpus = tokenise([Story("your text", text)], self.setting.tokenizer, limit)
+            corpus = tokenise([Story("your text", text)], self.setting.tokenizer, _longest(self.setting.model))
             value = self._of_new(question, corpus, measure, chosen)
             note = "No story holds these words: this is what one copy of your text would do, were it added to the training set."
         else:
@@ -241,6 +241,16 @@ class Explorer:
         """Views as the JSON of `python -m helpers`."""
         return {"model": self.names[0], "stories": self.names[1], "method": "ekfac", "n_train": len(self.setting.corpus),
                 "unit": show.UNIT, "damping": self.index.matrix.damping, "queries": list(views)}
+
+
+def _measure(method):
+    """The method whose influences are shown: TF-IDF has none, so its stories carry those of EK-FAC."""
+    return "ekfac" if method == "tfidf" else method
+
+
+def _longest(model):
+    """Tokens to which stories are cut."""
+    return min(512, context_length(model))
 
 
 def _keep_newest(folder):

@@ -26,14 +26,21 @@ def _labelled(kind, description, **options):
     return kind(description=description, style={"description_width": "initial"}, **options)
 
 
+def _switch(description, options):
+    """One choice of a few, as buttons no wider than their words."""
+    buttons = _labelled(widgets.ToggleButtons, description, options=options)
+    buttons.style.button_width = "auto"
+    return buttons
+
+
 class Panel:
     """Widgets around an explorer; display it at the end of a cell. `prompts` are offered to pick from.
 
-    `view_of()` gives the views that are shown, as the JSON has queries.
+    `views()` gives the views that are shown, as the JSON has queries.
     """
 
     def __init__(self, explorer, prompts=(), prompt=""):
-        self.explorer, self.question, self.seconds = explorer, None, None
+        self.explorer, self.question = explorer, None
         self._silent, self._asked = False, None
         self._make_asking(prompts, prompt)
         self._make_looking()
@@ -67,15 +74,12 @@ class Panel:
         named = [(label, name) for name, label in explorer.methods.items()]
         self.tokens = widgets.HBox(layout=ROW)
         self.every = widgets.Button(description="all", tooltip="explain all tokens of the completion", layout=widgets.Layout(width="4em"))
-        self.method = _labelled(widgets.ToggleButtons, "Method", options=named)
-        self.method.style.button_width = "auto"
+        self.method = _switch("Method", named)
         self.beside = _labelled(widgets.Dropdown, "beside it", options=[("nothing", ""), *named])
         self.top = _labelled(widgets.IntSlider, "stories of either sign", value=5, min=1, max=20, continuous_update=False)
         self.layer = _labelled(widgets.Dropdown, "tokens by layer", options=[("all together", ""), *[(name, name) for name in names]])
-        self.align = _labelled(widgets.ToggleButtons, "A value stands", options=[(text, key) for key, text in show.ALIGNMENTS.items()])
-        self.align.style.button_width = "auto"
-        self.scale = _labelled(widgets.ToggleButtons, "Shades", options=[("linear", False), ("root", True)])
-        self.scale.style.button_width = "auto"
+        self.align = _switch("A value stands", [(text, key) for key, text in show.ALIGNMENTS.items()])
+        self.scale = _switch("Shades", [("linear", False), ("root", True)])
         self.threshold = _labelled(widgets.FloatSlider, "blank below", value=0, min=0, max=0.5, step=0.05, continuous_update=False)
         for widget in (self.method, self.beside, self.top, self.layer, self.align, self.scale, self.threshold):
             widget.observe(lambda _: self._silent or self._guarded(self._show), "value")
@@ -106,8 +110,8 @@ class Panel:
         try:
             self._say("Working …")
             said = action(*given)
-            self.seconds = time.perf_counter() - start
-            self._say(said or f"Answered in {self.seconds:.1f} s, from {len(self.explorer.setting.corpus):,} stories.")
+            seconds = time.perf_counter() - start
+            self._say(said or f"Answered in {seconds:.1f} s, from {len(self.explorer.setting.corpus):,} stories.")
         except KeyboardInterrupt:
             self._say("Interrupted. Nothing is lost: ask again.")
         except InputError as problem:
@@ -161,10 +165,13 @@ class Panel:
     def _look(self):
         return {"align": self.align.value, "root": self.scale.value, "threshold": self.threshold.value}
 
-    def views(self) -> list[dict]:
-        """What is shown: one view, or two beside each other. Raises InputError."""
+    def _need_question(self):
         if self.question is None:
             raise InputError("nothing is asked yet: type the beginning of a story and press Ask")
+
+    def views(self) -> list[dict]:
+        """What is shown: one view, or two beside each other. Raises InputError."""
+        self._need_question()
         methods = dict.fromkeys(filter(None, (self.method.value, self.beside.value)))
         self._say(f"Comparing with {len(self.explorer.setting.corpus):,} stories …")
         return [self.explorer.view(self.question, self.chosen, method, self.top.value, self.layer.value or None) for method in methods]
@@ -173,8 +180,7 @@ class Panel:
         self.found.value = show.fragment(self.views(), **self._look)
 
     def _look_up(self):
-        if self.question is None:
-            self.views()
+        self._need_question()
         found = self.explorer.look_up(self.question, self.wanted.value, self.chosen, self.method.value, self.layer.value or None)
         self.looked.value = show.fragment([found], **self._look)
 

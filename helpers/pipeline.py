@@ -122,10 +122,11 @@ def fit_now(setting, rows, method, seed, keep=None):
 
 # -- through an index -----------------------------------------------------------------------------
 
-def open_index(setting: Setting, folder, method="ekfac", fit_limit=2000, seed=0, damping=None, cache=None) -> Index:
+def open_index(setting: Setting, folder, method="ekfac", fit_limit=2000, seed=0, damping=None, cache=None, key=None) -> Index:
     """The index in `folder`, complete for the setting's stories: opened, added to, or built with factors fitted now.
 
-    Raises InputError when it belongs to something else, or cannot be written.
+    `key` is the model's `model_key`, where it is known already. Raises InputError when the index belongs to something
+    else, or cannot be written.
     """
     folder = Path(folder).expanduser()
     settings = {"layers": list(setting.layers), "method": method, "fit limit": fit_limit, "seed": seed,
@@ -135,7 +136,7 @@ def open_index(setting: Setting, folder, method="ekfac", fit_limit=2000, seed=0,
             raise OSError("it is a file")
     with output(folder), files.lock(folder) if processes.rank() == 0 else nullcontext():
         processes.wait()  # nobody looks while another run still builds it
-        key = curvature.model_key(setting.model)  # once for all: it reads every weight
+        key = key or curvature.model_key(setting.model)  # once for all: it reads every weight
         index = Index.open(folder, key, **settings)
         processes.wait()  # nobody creates it while another still looks
         if index is None:
