@@ -20,7 +20,7 @@ def badge_row(link: str | None, address: str | None) -> str:
     if address:
         return f"**On Colab**: upload this notebook to [Colab]({COLAB}); its set-up cell fetches the rest."
     return (f"**On Colab**: this series has no public address yet. Upload this notebook to [Colab]({COLAB}), and to its *Files* "
-            "a ZIP file of `helpers`, `data` and `requirements.txt`; run `!unzip -qn *.zip` in a new cell, then all cells.")
+            "a ZIP file of `helpers`, `data` and `requirements.txt`; run `!unzip -qn '*.zip'` in a new cell, then all cells.")
 
 
 def with_row(text: str, row: str) -> str:

@@ -333,7 +333,7 @@ def token_scores(answer):
         "divided by the number of tokens: scores add up, they are not averaged": truth / 6,
         "averaged over in+1: the product of P and r_t is a sum": truth / 4,
         "the sign is turned": -truth,
-    }, tolerance=1e-6, what="the scores")
+    }, tolerance=1e-6, what="the tensor of scores")
     if largest.numbers >= 2 * 6 * 4 * 4:
         raise Wrong("the numbers are right, but a tensor of batch·token·out·in was made on the way: "
                     "multiply Ds by P first, then by ā")
@@ -714,7 +714,7 @@ def mend_a(answer):
     if isinstance(value, torch.Tensor) and value.shape == (len(query[0]),):
         raise Wrong(f"{len(value)} values for a story of {len(a)} tokens; the query has {len(query[0])}")
     try:
-        compare(value, truth, {}, tolerance=1e-6, what="the token influences")
+        compare(value, truth, {}, tolerance=1e-6, what="the tensor of token influences")
     except Wrong as reason:
         plain = isinstance(value, torch.Tensor) and value.shape == truth.shape and torch.isfinite(value).all()
         raise Wrong("; ".join(_symptoms(answer, sequences, factors, G)) or str(reason)) if plain else reason from None
@@ -829,7 +829,7 @@ def drop_tokens(answer):
         "the k smallest: largest means most positive": dropped(sorted(terms)[:k]),
         "0 and 1 are exchanged: a weight of 0 leaves the term out": 1 - truth,
         "0 at the positions without a target too: 1 everywhere but at the k terms": truth * target,
-    }, tolerance=1e-6, what="the weights")
+    }, tolerance=1e-6, what="the tensor of weights")
     return "0 at the 3 largest of 18 loss terms, 1 everywhere else; no padding, no story's last token"
 
 
@@ -961,7 +961,7 @@ def multiplications(answer):
         "U and V are applied to every token: the third way lacks the factor tokens":
             torch.tensor([forming + product, moved + ends, queries * rank * (out + width + 1)]),
         "counted multiplications and additions: one multiply-add counts once": 2 * truth,
-    }, tolerance=1e-9, what="the counts")
+    }, tolerance=1e-9, what="the tensor of counts")
     return "equal to PyTorch's own count over the products as they run"
 
 

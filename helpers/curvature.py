@@ -180,11 +180,11 @@ def sampled_labels(logits: torch.Tensor, batch, seed) -> torch.Tensor:
     the other sequences in the batch change what is drawn. One uniform number picks each label
     through the cumulative distribution.
     """
-    uniform = torch.zeros(batch.labels.shape)
-    for at, row in enumerate(batch.index):
-        uniform[at] = _uniform(seed, row, batch.labels.shape[1])
-    cumulative = logits.float().softmax(-1).cumsum_(-1)
-    drawn = torch.searchsorted(cumulative, uniform.to(logits.device)[..., None] * cumulative[..., -1:])[..., 0]
+    drawn = torch.empty_like(batch.labels)
+    for at, row in enumerate(batch.index):  # one by one: with a large vocabulary each is tens of megabytes
+        cumulative = logits[at].float().softmax(-1).cumsum_(-1)
+        uniform = _uniform(seed, row, len(cumulative)).to(logits.device)
+        drawn[at] = torch.searchsorted(cumulative, uniform[:, None] * cumulative[:, -1:])[:, 0]
     return torch.where(batch.labels == -100, batch.labels, drawn.clamp(max=logits.shape[-1] - 1))
 
 

@@ -234,8 +234,9 @@ class Explorer:
         norms = self.index.norms(self.setting.corpus)
         cosines = scores / norms
         longer, closer = ((values.abs() < values[row].abs()).double().mean().item() for values in (norms, cosines))
-        return (f"Its gradient is longer than those of {longer:.0%} of the stories, and lies closer to the question's line than "
-                f"{closer:.0%} of them; words match: cosine {similar:.2f}.")
+        way = "with" if cosines[row] >= 0 else "against"
+        return (f"Its gradient is longer than those of {longer:.0%} of the stories, and points {way} the question's, more strongly "
+                f"than {closer:.0%} of them point either way; words match: cosine {similar:.2f}.")
 
     def result(self, *views) -> dict:
         """Views as the JSON of `python -m helpers`."""

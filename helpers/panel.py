@@ -47,7 +47,7 @@ class Panel:
         self._make_more()
         self.status, self.found = widgets.HTML(), widgets.HTML(layout=WIDE)
         self.box = widgets.VBox([*self._asking, self.status, *self._looking, self.found, *self._more])
-        self._say("Type the beginning of a story, or pick one, and press <b>Ask</b>.", plain=False)
+        self._say("Type the beginning of a story and press <b>Ask</b>, or pick an example.", plain=False)
 
     def _ipython_display_(self):
         from IPython.display import display
@@ -77,10 +77,11 @@ class Panel:
         self.method = _switch("Method", named)
         self.beside = _labelled(widgets.Dropdown, "beside it", options=[("nothing", ""), *named])
         self.top = _labelled(widgets.IntSlider, "stories of either sign", value=5, min=1, max=20, continuous_update=False)
-        self.layer = _labelled(widgets.Dropdown, "tokens by layer", options=[("all together", ""), *[(name, name) for name in names]])
+        self.layer = _labelled(widgets.Dropdown, "tokens by layer", options=[("all together", ""), *zip(show.layer_names(names), names)])
         self.align = _switch("A value stands", [(text, key) for key, text in show.ALIGNMENTS.items()])
         self.scale = _switch("Shades", [("linear", False), ("root", True)])
-        self.threshold = _labelled(widgets.FloatSlider, "blank below", value=0, min=0, max=0.5, step=0.05, continuous_update=False)
+        self.threshold = _labelled(widgets.FloatSlider, "blank below", value=0, min=0, max=0.5, step=0.05, continuous_update=False,
+                                   readout_format=".0%")
         for widget in (self.method, self.beside, self.top, self.layer, self.align, self.scale, self.threshold):
             widget.observe(lambda _: self._silent or self._guarded(self._show), "value")
         self.every.on_click(lambda _: self._guarded(self._choose_all))
@@ -144,7 +145,7 @@ class Panel:
         return self._show()
 
     def _button(self, token):
-        button = widgets.ToggleButton(True, description=show.visible(token, "⏎").strip() or "␣", tooltip="explain this token",
+        button = widgets.ToggleButton(True, description=show.visible(token, "⏎").strip() or "␣", tooltip="explain this token: a word, or a piece of one",
                                       layout=widgets.Layout(width="auto"))
         button.add_class("tw-word")
         button.observe(lambda _: self._silent or self._guarded(self._show), "value")

@@ -42,7 +42,7 @@ center/100% 1px no-repeat}.tw-bar{position:relative;width:9px}.tw-bar i{position
 .tw dd{margin:0}.tw a{color:inherit}.tw summary{cursor:pointer}.tw table{border-collapse:collapse;margin:.3em 0}
 .tw td,.tw th{text-align:left;padding:.1em 1.2em .1em 0;font-weight:400}.tw th{color:var(--soft)}
 .tw-reach{position:relative;height:.7em;margin:.4em 0;background:linear-gradient(var(--soft),var(--soft)) center/1px 100%
-no-repeat,var(--line);border-radius:.2em}.tw-reach i{position:absolute;top:0;bottom:0;border-radius:.2em}
+no-repeat,var(--bg);border:1px solid var(--line);border-radius:.2em}.tw-reach i{position:absolute;top:0;bottom:0;border-radius:.2em}
 .tw-beside{display:flex;flex-wrap:wrap;gap:0 1em}.tw-beside>section{flex:1 1 20em;min-width:0}
 .tw-spread{display:block;height:2em;width:100%;max-width:16em;overflow:visible}
 """
@@ -80,6 +80,11 @@ def _finite(value, what):
     if not math.isfinite(value):
         raise ValueError(f"{what} is {value}, not a finite number: check the gradients and the damping")
     return float(value)
+
+
+def _named(story):
+    """A story by its id: "story 12", but not "story story-12"."""
+    return story if str(story).startswith("story") else f"story {story}"
 
 
 def _scale(entries):
@@ -149,6 +154,13 @@ def _layer_label(name):
     """('3', 'c_fc') from 'transformer.h.3.mlp.c_fc': block number (or '') and matrix."""
     block, last = re.search(r"\.(\d+)\.", f".{name}."), name.rsplit(".", 1)[-1]
     return (block[1] if block else "", "" if block and last == block[1] else last)
+
+
+def layer_names(names) -> list[str]:
+    """Short names of layers, "3 c_fc" for "transformer.h.3.mlp.c_fc"; the full ones where short ones would be alike."""
+    names = list(names)
+    short = [" ".join(filter(None, _layer_label(name))) for name in names]
+    return short if len(set(short)) == len(names) else names
 
 
 def layer_strip(layers):
@@ -236,7 +248,7 @@ def sequence_card(entry, align="input", scale=None, longest=None, distribution=N
     note = f'<p class="tw-soft">Strongest token: <bdi>{_esc(_describe(strongest))}</bdi></p>' if strongest else ""
     words = f'<small>words match: cosine {entry["similarity"]:.2f}</small>' if "similarity" in entry else ""
     return (f'<article class="tw-card"><div class="tw-head"><span>#{_esc(entry["rank"])}</span><b>{_signed(value)}</b>'
-            f'<small>{UNIT}</small>{words}<small>story <bdi>{_esc(entry["id"])}</bdi></small></div>'
+            f'<small>{UNIT}</small>{words}<small><bdi>{_esc(_named(entry["id"]))}</bdi></small></div>'
             f'{_reach(value, longest) if longest else ""}{maps}{layer_strip(entry["layers"])}{note}{_notes(entry, distribution)}'
             f'{_strongest(entry["tokens"]) if longest else ""}</article>')
 
@@ -280,7 +292,8 @@ def query_section(query, align="input", **look):
              f'<p class="tw-soft">log-probability of the underlined completion: {logp:.3f} nats (p = {math.exp(logp):.3g})</p>'
              f'{_key(scale)}<p class="tw-soft">Shade of a token: its part of the story\'s influence, in {UNIT}. Orange raises the '
              f"completion's log-probability, blue with a dotted underline lowers it.{where}{more} Short bars: the same by layer, "
-             "up raises, down lowers, numbered by block. Point at a token or bar for its value.</p>"]
+             "up raises, down lowers, numbered by block. Point at a token or bar for its value; the strongest tokens are also in a "
+             "table below each story.</p>"]
     for heading, entries in _by_sign(query):
         cards = "".join(sequence_card(e, align, scale, longest, query.get("distribution"), **look) for e in entries)
         parts.append(f"<h3>{heading}</h3>{cards or '<p>None among those shown.</p>'}")
@@ -459,7 +472,7 @@ def plot_token_heatmap(entries, align="input", ax=None):
     ax.set(xlim=(0, limit), ylim=(_room(ax, sum(heights))[1], 0))
     for n, (entry, block) in enumerate(zip(entries, blocks)):
         top = sum(heights[:n])
-        heading = f"#{entry['rank']}  {_signed(_finite(entry['influence'], 'influence'))} nats  story {entry['id']}"
+        heading = f"#{entry['rank']}  {_signed(_finite(entry['influence'], 'influence'))} nats  {_named(entry['id'])}"
         ax.text(0, top + step / 2, _drawable(heading)[:60], fontsize=10, weight="bold", va="center", parse_math=False)
         for line, x, wide, text, source in block:
             y, value = top + (line + 1) * step, source["influence"] if source else 0.0
@@ -475,7 +488,7 @@ def plot_layers(entries):
     if not entries:
         raise ValueError("no entries to draw: give at least one influence entry")
     values = np.array([[_finite(v, n) for n, v in e["layers"].items()] for e in entries], dtype=float)
-    names = [" ".join(filter(None, _layer_label(n))) for n in entries[0]["layers"]]
+    names = layer_names(entries[0]["layers"])
     fig, ax = _figure(8, 1.9 + 0.3 * len(entries))
     cmap, norm = _colours(np.abs(values).max(initial=0.0))
     fig.colorbar(ax.imshow(values, cmap=cmap, norm=norm, aspect="auto"), ax=ax, pad=0.02).set_label(UNIT, fontsize=10)
@@ -528,8 +541,8 @@ def scatter(x, y, xlabel="", ylabel="", title=""):
     spread = len(x) > 1 and np.ptp(x) > 0 and np.ptp(y) > 0
     pearson = f"Pearson r = {np.corrcoef(x, y)[0, 1]:.3f}" if spread else "Pearson r undefined (no spread)"
     fig, ax = _figure(5.5, 4.5)
-    ax.axhline(0, color="#999", linewidth=0.8)
-    ax.axvline(0, color="#999", linewidth=0.8)
+    ax.axhline(0, color="#767676", linewidth=0.8)
+    ax.axvline(0, color="#767676", linewidth=0.8)
     ax.scatter(x, y, s=16, alpha=0.6, color=[c / 255 for c in BLUE], linewidths=0)
     ax.set_xlabel(xlabel, fontsize=10)
     ax.set_ylabel(ylabel, fontsize=10)

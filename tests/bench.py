@@ -476,7 +476,7 @@ def draw(part, path):
                "fit": lambda row: sum(row[key]["seconds"] for key in ("A and S", "eigenvectors", "Λ"))}),
               ("count", "queries at once", {"full rank": lambda row: row["full"], f"rank {RANKS[1]}": lambda row: row[f"rank {RANKS[1]}"],
                                             "through the index": lambda row: row["index"]})]
-    styles = [("#E66101", "o", "-"), ("#286EDC", "s", "--"), ("#999999", "^", ":")]
+    styles = [("#E66101", "o", "-"), ("#286EDC", "s", "--"), ("#767676", "^", ":")]
     for axis, (kind, label, lines) in zip(axes, panels):
         at = [int(key) for key in part[kind]]
         for (name, value), (color, marker, line) in zip(lines.items(), styles):

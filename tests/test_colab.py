@@ -72,7 +72,7 @@ def cell_for(address, branch="main"):
 def sentence(cell, cwd, **env):
     """The one line with which the cell ends."""
     said = terminal("-c", cell, cwd=cwd, code=1, **env)
-    assert re.fullmatch(r"The series is not here, and [^\n]+\. Put its folder beside this notebook, and run this cell again\.\n", said), said
+    assert re.fullmatch(r"The series is not here, and [^\n]+\. Put its folder \(on Colab: its ZIP, unzipped\) beside this notebook, and run this cell again\.\n", said), said
     return said
 
 

@@ -96,9 +96,14 @@ class Notebook:
     def command(self, name):
         self.tab.evaluate(f"void jupyterapp.commands.execute('{name}')")
 
-    def run_all(self):
+    def run_all(self, restart=False):
         """Runs every cell; the execution counts, None for a cell that was not reached, and the errors."""
-        self.command("notebook:run-all-cells")
+        if restart:
+            self.command("notebook:clear-all-cell-outputs")
+            self.command("notebook:restart-run-all")
+            self.tab.locator(".jp-Dialog .jp-mod-accept").click()
+        else:
+            self.command("notebook:run-all-cells")
         end = time.monotonic() + RUN
         while time.monotonic() < end:
             time.sleep(1)
@@ -217,6 +222,12 @@ def test_explorer(browser, lab):
         panel.get_by_label("Prompt").fill("")
         press(panel, "Ask")
         assert answered(panel) == "the prompt is empty: give the beginning of a story."
+
+        counts, wrong = notebook.run_all(restart=True)
+        assert wrong == [] and counts == list(range(1, len(counts) + 1))
+        notebook.show("from helpers.panel import Panel")
+        press(panel, "Ask")
+        assert answered(panel).startswith("Answered") and panel.locator("article").count() == 10
         assert notebook.problems == []
 
     tab = browser.new_page(viewport={"width": 390, "height": 844})

@@ -192,6 +192,14 @@ def test_card_says_rank_id_sign_and_unit():
     assert "#7" in text and "-0.00200nats per extra copy" in text and "story 42" in text and "predicts ' b'" in text
 
 
+def test_names_are_as_short_as_they_may_be():
+    assert show.layer_names(["transformer.h.0.mlp.c_fc", "transformer.h.11.mlp.c_proj", "head"]) == ["0 c_fc", "11 c_proj", "head"]
+    alike = ["encoder.h.0.c_fc", "decoder.h.0.c_fc"]
+    assert show.layer_names(alike) == alike
+    text = Parsed(show.sequence_card(entry_of(["a"], [1e-3], id="story-2657"))).text
+    assert "story-2657" in text and "story story" not in text
+
+
 def contrast(a, b):
     def light(colour):
         return sum(w * (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4) for w, c in zip((0.2126, 0.7152, 0.0722), colour))
