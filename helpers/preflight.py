@@ -76,7 +76,7 @@ def device():
     except Exception as problem:  # a broken installation raises much besides ImportError
         raise Todo(f"torch cannot be imported ({type(problem).__name__}: {problem}): {INSTALL}") from None
     if torch.cuda.is_available():
-        return f"device: GPU, {torch.cuda.get_device_name()}; the terminal and notebook 08 use it"
+        return f"device: GPU, {torch.cuda.get_device_name()}; the terminal and notebooks 04 and 08 use it"
     if getattr(torch.backends, "mps", None) and torch.backends.mps.is_available():
         return "device: Apple's GPU"
     return f"device: CPU, {torch.get_num_threads()} threads; no GPU is needed"
