@@ -28,7 +28,7 @@ def _labelled(kind, description, **options):
 
 def _switch(description, options):
     """One choice of a few, as buttons no wider than their words."""
-    buttons = _labelled(widgets.ToggleButtons, description, options=options)
+    buttons = _labelled(widgets.ToggleButtons, description, options=options, layout=widgets.Layout(width="auto"))
     buttons.style.button_width = "auto"
     return buttons
 
