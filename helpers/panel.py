@@ -26,11 +26,9 @@ def _labelled(kind, description, **options):
     return kind(description=description, style={"description_width": "initial"}, **options)
 
 
-def _switch(description, options):
-    """One choice of a few, as buttons no wider than their words."""
-    buttons = _labelled(widgets.ToggleButtons, description, options=options, layout=widgets.Layout(width="auto"))
-    buttons.style.button_width = "auto"
-    return buttons
+def _switch(options):
+    """One choice of a few, as buttons no wider than their words. Its label stands beside it: a description would stand above."""
+    return widgets.ToggleButtons(options=options, style={"button_width": "auto"})
 
 
 class Panel:
@@ -74,18 +72,20 @@ class Panel:
         named = [(label, name) for name, label in explorer.methods.items()]
         self.tokens = widgets.HBox(layout=ROW)
         self.every = widgets.Button(description="all", tooltip="explain all tokens of the completion", layout=widgets.Layout(width="4em"))
-        self.method = _switch("Method", named)
+        self.method = _switch(named)
         self.beside = _labelled(widgets.Dropdown, "beside it", options=[("nothing", ""), *named])
         self.top = _labelled(widgets.IntSlider, "stories of either sign", value=5, min=1, max=20, continuous_update=False)
         self.layer = _labelled(widgets.Dropdown, "tokens by layer", options=[("all together", ""), *zip(show.layer_names(names), names)])
-        self.align = _switch("A value stands", [(text, key) for key, text in show.ALIGNMENTS.items()])
-        self.scale = _switch("Shades", [("linear", False), ("root", True)])
+        self.align = _switch([(text, key) for key, text in show.ALIGNMENTS.items()])
+        self.scale = _switch([("linear", False), ("root", True)])
         self.threshold = _labelled(widgets.FloatSlider, "blank below", value=0, min=0, max=0.5, step=0.05, continuous_update=False,
                                    readout_format=".0%")
         for widget in (self.method, self.beside, self.top, self.layer, self.align, self.scale, self.threshold):
             widget.observe(lambda _: self._silent or self._guarded(self._show), "value")
         self.every.on_click(lambda _: self._guarded(self._choose_all))
-        rows = ([self.tokens], [self.method, self.beside], [self.align], [self.scale, self.threshold], [self.layer, self.top])
+        method, stands, shades = map(widgets.Label, ("Method", "A value stands", "Shades"))
+        rows = ([self.tokens], [method, self.method, self.beside], [stands, self.align], [shades, self.scale, self.threshold],
+                [self.layer, self.top])
         self._looking = [widgets.HBox(row, layout=ROW) for row in rows]
 
     def _make_more(self):
