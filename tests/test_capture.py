@@ -17,10 +17,10 @@ def loss_of(model, ids):
     return -logits.log_softmax(-1).gather(1, torch.tensor(ids[1:])[:, None]).sum()
 
 
-def autograd_gradient(model, layer, loss):
-    """`(out, in+1)` from the gradients of weight and bias."""
+def autograd_gradient(layer, loss):
+    """`(out, in+1)` from the gradients of weight and bias; the graph stays, for more of them."""
     weights = [layer.weight] + ([layer.bias] if layer.bias is not None else [])
-    weight, *bias = torch.autograd.grad(loss, weights)
+    weight, *bias = torch.autograd.grad(loss, weights, retain_graph=True)
     weight = weight.T if isinstance(layer, Conv1D) else weight
     return torch.cat([weight, bias[0][:, None]], 1) if bias else weight
 
@@ -34,7 +34,7 @@ def test_sequence_gradients_equal_autograd(family):
         loss = loss_of(model, ids[row])
         assert losses[at].item() == pytest.approx(loss.item(), rel=ROUNDING[family])
         for name, layer in layers.items():
-            expected = autograd_gradient(model, layer, loss_of(model, ids[row]))
+            expected = autograd_gradient(layer, loss_of(model, ids[row]))
             assert captured[name].gradients()[at].shape == shape(layer) == expected.shape
             torch.testing.assert_close(captured[name].gradients()[at], expected, rtol=ROUNDING[family], atol=ROUNDING[family])
 

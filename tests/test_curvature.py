@@ -40,7 +40,7 @@ def gauss_newton(model, layer, inputs, output_hessian):
     total = 0
     for x in inputs:
         output = model(x[None])[0]
-        rows = [autograd_gradient(model, layer, one).flatten() for one in [model(x[None])[0, k] for k in range(len(output))]]
+        rows = [autograd_gradient(layer, one).flatten() for one in [model(x[None])[0, k] for k in range(len(output))]]
         jacobian = torch.stack(rows)
         total = total + jacobian.T @ output_hessian(output.detach()) @ jacobian
     return total / len(inputs)
@@ -107,15 +107,10 @@ def language_model_fisher(model, layer, ids):
     for sequence in ids:
         logits = model(input_ids=torch.tensor([sequence])).logits[0, :-1]
         for position in logits:
-            rows = [autograd_gradient_kept(layer, value) for value in position]
+            rows = [autograd_gradient(layer, value).flatten() for value in position]
             jacobian = torch.stack(rows)
             total = total + jacobian.T @ softmax_hessian(position.detach()) @ jacobian
     return total / len(ids)
-
-
-def autograd_gradient_kept(layer, value):
-    weight, bias = torch.autograd.grad(value, [layer.weight, layer.bias], retain_graph=True)
-    return torch.cat([weight, bias[:, None]], 1).flatten()
 
 
 def repeated(ids, times):
@@ -167,7 +162,7 @@ def test_eigenvalue_correction_equals_a_loop_over_sequences(family):
         for sequence in ids:
             logits = model(input_ids=torch.tensor([sequence])).logits[0, :-1]
             loss = -logits.log_softmax(-1).gather(1, torch.tensor(sequence[1:])[:, None]).sum()
-            total = total + (blocks[name].q_s.T @ autograd_gradient(model, layer, loss) @ blocks[name].q_a) ** 2
+            total = total + (blocks[name].q_s.T @ autograd_gradient(layer, loss) @ blocks[name].q_a) ** 2
         torch.testing.assert_close(blocks[name].eigenvalues, total / len(ids), rtol=ROUNDING[family], atol=ROUNDING[family])
 
 

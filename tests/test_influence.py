@@ -52,9 +52,9 @@ def test_scores_equal_autograd_gradients_through_a_dense_inverse(family, method)
             g = matrix.dense(name)
             if method is not Identity:
                 g = g + matrix.damping[name] * torch.eye(len(g), dtype=torch.float64)
-            q = autograd_gradient(model, layer, query_loss(model, tokens, start)).flatten()
+            q = autograd_gradient(layer, query_loss(model, tokens, start)).flatten()
             for row, sequence in enumerate(ids):
-                r = autograd_gradient(model, layer, loss_of(model, sequence)).flatten()
+                r = autograd_gradient(layer, loss_of(model, sequence)).flatten()
                 expected[row] += q @ torch.linalg.solve(g, r) / len(ids)
         torch.testing.assert_close(scores[query], expected, rtol=100 * ROUNDING[family],
                                    atol=ROUNDING[family] * expected.abs().max().item())
@@ -141,7 +141,7 @@ def test_normalised_scores_divide_by_the_preconditioned_norm():
     for row, sequence in enumerate(ids):
         preconditioned = plain = 0
         for name, layer in layers.items():
-            r = autograd_gradient(model, layer, loss_of(model, sequence))[None]
+            r = autograd_gradient(layer, loss_of(model, sequence))[None]
             preconditioned += (r * matrix.solve({name: r})[name]).sum().item()
             plain += r.pow(2).sum().item()
         assert norms[:, row].tolist() == pytest.approx([preconditioned ** 0.5, plain ** 0.5], rel=1e-5)
@@ -238,7 +238,7 @@ def test_slopes_along_the_ihvp_are_the_influence_of_single_loss_terms(family):
     direction, story = {name: one[0] for name, one in ihvps.items()}, max(ids, key=len)
     (batch,) = batches([story])
     slopes = loss_slopes(model, layers, batch, direction)[0]
-    expected = [sum((direction[name] * autograd_gradient(model, layer, term_loss(model, story, story[1:], at))).sum()
+    expected = [sum((direction[name] * autograd_gradient(layer, term_loss(model, story, story[1:], at))).sum()
                     for name, layer in layers.items()) for at in range(len(story) - 1)]
     torch.testing.assert_close(slopes[:-1], torch.stack(expected), rtol=100 * ROUNDING[family],
                                atol=10 * ROUNDING[family] * slopes.abs().max().item())
@@ -254,7 +254,7 @@ def test_input_token_influence_equals_one_changed_story_after_the_other(family):
 
     def influence(read):
         loss = lambda: sum(term_loss(model, read, story[1:], at) for at in range(len(story) - 1))
-        return sum((direction[name] * autograd_gradient(model, layer, loss())).sum() for name, layer in layers.items())
+        return sum((direction[name] * autograd_gradient(layer, loss())).sum() for name, layer in layers.items())
 
     expected = [influence(story) - sum(influence([*story[:at], token, *story[at + 1:]]) for token in others[at - 1].tolist()) / 3
                 for at in range(1, len(story))]

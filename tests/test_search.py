@@ -146,8 +146,8 @@ def known(family):
         block = matrix.blocks[name]
         basis = torch.kron(block.q_s, block.q_a)
         damped = basis @ torch.diag(block.eigenvalues.flatten() + matrix.damping[name]) @ basis.T
-        asked = torch.stack([autograd_gradient(exact_model, layer, query_loss(exact_model, *query)).flatten() for query in QUERIES])
-        stories = torch.stack([autograd_gradient(exact_model, layer, loss_of(exact_model, story)).flatten() for story in ids])
+        asked = torch.stack([autograd_gradient(layer, query_loss(exact_model, *query)).flatten() for query in QUERIES])
+        stories = torch.stack([autograd_gradient(layer, loss_of(exact_model, story)).flatten() for story in ids])
         expected += asked @ torch.linalg.solve(damped, stories.T) / len(ids)
     return SimpleNamespace(model=model, layers=layers, ids=ids, corpus=corpus_of(ids), matrix=matrix, gradients=gradients,
                            ihvps=matrix.solve(gradients), expected=expected)
