@@ -123,7 +123,7 @@ def _shade(value, scale, root, threshold):
 def _describe(token):
     """What a tooltip says about one token's influence."""
     then = f"predicts '{visible(token['predicted'], '⏎')}'" if token.get("predicted") else "last token, predicts nothing"
-    return f"influence {token['influence'] + 0.0:+.1e} nats · read '{visible(token['token'], '⏎')}' · {then}"
+    return f"influence {_signed(token['influence'])} nats · read '{visible(token['token'], '⏎')}' · {then}"
 
 
 def token_heatmap(tokens, align="input", scale=None, root=False, threshold=0.0):

@@ -125,7 +125,7 @@ def test_alignment_shifts_by_one():
     assert [alpha(s[1]) for s in predicted] == [(None, 0.0)] + shades[:-1]
     assert [a for _, a in shades] == [round(show.OPACITY * abs(v), 2) for v in values]
     assert "influence" not in predicted[0][1]["title"].replace("no influence", "")
-    assert read[1][1]["title"] == predicted[2][1]["title"] == "influence -1.0e+00 nats · read ' egg' · predicts ' is'"
+    assert read[1][1]["title"] == predicted[2][1]["title"] == "influence -1.00 nats · read ' egg' · predicts ' is'"
     with pytest.raises(ValueError, match="align"):
         show.token_heatmap(tokens_of(texts, values), "output")
 
@@ -142,7 +142,7 @@ def test_sign_is_in_colour_title_and_underline():
     spans = Parsed(show.token_heatmap(tokens_of(["a", "b", "c", "d"], [1e-3, -1e-3, 0.0, -0.0]))).spans
     assert [alpha(s[1])[0] for s in spans] == [show.ORANGE, show.BLUE, None, None]
     assert ["underline" in s[1].get("style", "") for s in spans] == [False, True, False, False]
-    assert [s[1]["title"].split()[1] for s in spans] == ["+1.0e-03", "-1.0e-03", "+0.0e+00", "+0.0e+00"]
+    assert [s[1]["title"].split()[1] for s in spans] == ["+0.00100", "-0.00100", "+0.00", "+0.00"]
 
 
 def test_scale_is_shared_and_clipped():
