@@ -4,6 +4,7 @@ A question is taken apart by the tokens of its completion, and all that was foun
 choice of tokens, method or layer costs next to nothing. What is shown is a query of the JSON of `python -m helpers`,
 with more said of every story: where it stands among all, and what was planted in it.
 """
+import re
 import shutil
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,13 +15,14 @@ from . import default_cache, files, influence, pipeline, show
 from .capture import find_layers
 from .curvature import Identity, cache_key, code_version, model_key
 from .measure import KINDS, load_planted
-from .search import tfidf
-from .stories import (Corpus, InputError, Query, Story, complete, context_length, encode_query, load_model, load_stories,
-                      make_query, token_texts, tokenise)
+from .search import WORD, tfidf
+from .stories import (InputError, Query, Story, complete, context_length, encode_query, load_model, load_stories, make_query,
+                      token_texts, tokenise)
 
 METHODS = {"ekfac": "EK-FAC", "kfac": "K-FAC", "identity": "dot product", "tfidf": "TF-IDF"}
 MOST_TOKENS = 48  # of a completion: each is a query of its own
 KEPT = 2  # indexes that stay in the cache
+OURS = re.compile("explorer-[0-9a-f]{24}")  # their folders' names; all else there is the user's own
 
 
 @dataclass
@@ -61,6 +63,8 @@ class Explorer:
         names = str(model), str(stories)
         model, tokenizer = load_model(names[0], device)
         corpus = tokenise(load_stories(names[1], limit), tokenizer, _longest(model))
+        if not any(re.search(WORD, story.text) for story in corpus.stories):  # TF-IDF would say so, minutes later
+            raise InputError("the stories hold no words, which the explorer matches too: give stories with words")
         setting = pipeline.Setting(model, tokenizer, find_layers(model), corpus, quiet=quiet)
         cache = Path(cache or default_cache()).expanduser()
         key = model_key(model)  # once: it reads every weight
@@ -187,19 +191,18 @@ class Explorer:
         return None
 
     def find(self, text) -> int | None:
-        """The row of the story with this number or id, or else of the first that holds this text; None if there is none."""
+        """The row of the story with this id or number, or else of the first that holds this text; None if there is none."""
         stories, text = self.setting.corpus.stories, " ".join(text.split())
         if not text:
             raise InputError("nothing to look for: give a story's number, some of its words, or a story of your own")
+        first = lambda fits: next((row for row, story in enumerate(stories) if fits(story)), None)
+        if (row := first(lambda story: story.id == text)) is not None:  # before the number: cards show ids, which may be numbers
+            return row
         if text.isascii() and text.isdigit():
-            if int(text) >= len(stories):
+            if len(text) > 9 or int(text) >= len(stories):  # int() itself refuses thousands of digits
                 raise InputError(f"there is no story {text}: numbers go from 0 to {len(stories) - 1}")
             return int(text)
-        for fits in (lambda story: story.id == text, lambda story: text.lower() in " ".join(story.text.split()).lower()):
-            for row, story in enumerate(stories):
-                if fits(story):
-                    return row
-        return None
+        return first(lambda story: text.lower() in " ".join(story.text.split()).lower())
 
     def look_up(self, question, text, chosen=None, method="ekfac", layer=None) -> dict:
         """Why this story, or why not: a view of one story, the one that `find` finds or else a new one with this text.
@@ -239,9 +242,14 @@ class Explorer:
                 f"than {closer:.0%} of them point either way; words match: cosine {similar:.2f}.")
 
     def result(self, *views) -> dict:
-        """Views as the JSON of `python -m helpers`."""
-        return {"model": self.names[0], "stories": self.names[1], "method": "ekfac", "n_train": len(self.setting.corpus),
-                "unit": show.UNIT, "damping": self.index.matrix.damping, "queries": list(views)}
+        """Views as the JSON of `python -m helpers`; where their curvatures differ, each λ says whose it is."""
+        named = {said: name for name, said in METHODS.items()}
+        methods = dict.fromkeys(named[view["method"]] for view in views)
+        measures = dict.fromkeys(map(_measure, methods))
+        damping = {layer if len(measures) == 1 else f"{name}: {layer}": value
+                   for name in measures for layer, value in self.curvatures[name].damping.items()}
+        return {"model": self.names[0], "stories": self.names[1], "method": ", ".join(methods),
+                "n_train": len(self.setting.corpus), "unit": show.UNIT, "damping": damping, "queries": list(views)}
 
 
 def _measure(method):
@@ -257,6 +265,6 @@ def _longest(model):
 def _keep_newest(folder):
     """Notes that the index was used now, and removes all but the newest indexes of explorers beside it."""
     files.touch(folder)
-    there = sorted(folder.parent.glob("explorer-*/"), key=lambda path: path.stat().st_mtime, reverse=True)
-    for old in there[KEPT:]:
+    there = [pair for pair in files.present(folder.parent.glob("explorer-*/")) if OURS.fullmatch(pair[0].name)]
+    for old, _ in sorted(there, key=lambda pair: pair[1].st_mtime, reverse=True)[KEPT:]:
         shutil.rmtree(old, ignore_errors=True)

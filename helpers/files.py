@@ -4,11 +4,12 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import sys
 import time
 import warnings
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -20,6 +21,7 @@ from .stories import InputError
 
 STALE = 3600  # seconds after which a temporary folder belongs to a run that was killed
 ROOM = 4 * 2**30  # bytes that a cache may fill
+OURS = re.compile(r"(ekfac|kfac|diagonal)-[0-9a-f]{24}(\..+\.partial)?\.safetensors")  # all else there is the user's own
 
 
 @contextmanager
@@ -30,8 +32,8 @@ def whole(path):
     folder `.tokenwise-….partial` that nobody reads and a later run removes. Raises OSError.
     """
     path = Path(path).resolve()
-    for old in path.parent.glob(".tokenwise-*.partial"):
-        if time.time() - old.lstat().st_mtime > STALE:
+    for old, status in present(path.parent.glob(".tokenwise-*.partial")):
+        if time.time() - status.st_mtime > STALE:
             shutil.rmtree(old, ignore_errors=True)
     # a folder, because safetensors writes beside the name it is given
     with TemporaryDirectory(dir=path.parent, prefix=".tokenwise-", suffix=".partial") as folder:
@@ -41,6 +43,13 @@ def whole(path):
         yield temporary
         temporary.chmod(mode)  # safetensors makes files private, whatever the umask says
         os.replace(temporary, path)
+
+
+def present(paths):
+    """`(path, lstat)` of the paths that are there still: another run may remove one as soon as it is listed."""
+    for path in paths:
+        with suppress(FileNotFoundError):
+            yield path, path.lstat()
 
 
 def save_tensors(tensors: dict, path, **metadata) -> None:
@@ -61,7 +70,7 @@ def save_checked(tensors: dict, path: Path, **metadata) -> None:
 
 def load_checked(path: Path, what: str) -> tuple[dict, dict] | None:
     """`(tensors, metadata)` of `save_checked`; None, and a warning that names `what`, when the file is damaged."""
-    if not path.is_file():
+    if not os.path.isfile(path):  # Path.is_file raises where the folder may not be read
         return None
     found = read_checked(path)
     if found is None:
@@ -195,11 +204,13 @@ def touch(path: Path) -> None:
 
 def bound(folder: Path, newest: Path) -> None:
     """Removes the longest unused of the kept files until they fit into ROOM, but not `newest`; says what is used."""
-    kept = sorted((p for p in folder.glob("*.safetensors") if p != newest), key=lambda p: p.stat().st_mtime)
-    used = newest.stat().st_size + sum(p.stat().st_size for p in kept)
+    kept = [pair for pair in present(folder.glob("*.safetensors")) if pair[0] != newest and OURS.fullmatch(pair[0].name)]
+    kept.sort(key=lambda pair: pair[1].st_mtime)
+    used = newest.stat().st_size + sum(status.st_size for _, status in kept)
     while used > ROOM and kept:
-        used -= kept[0].stat().st_size
-        kept.pop(0).unlink(missing_ok=True)
+        path, status = kept.pop(0)
+        used -= status.st_size
+        path.unlink(missing_ok=True)
     print(f"note: kept in {folder}: {len(kept) + 1} files, {used / 1e6:,.0f} MB (at most {ROOM / 1e6:,.0f}; to clear it, "
           "delete the folder)", file=sys.stderr)
 

@@ -13,7 +13,8 @@ from .stories import IGNORE, InputError, batches, encode_query, logits_of, plain
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to train: Adam with its epsilon under the root, linear decay to 0, batches drawn from a seed.
+    """How to train: Adam with its epsilon under the root, linear decay to 0 with a linear warm-up over the first
+    10% of the steps, batches drawn from a seed.
 
     The loss of a batch is Σ w ℓ / (batch_size × mean targets of a story): the divisor does not depend on
     the weights, so leaving a story out never makes the others louder.

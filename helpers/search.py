@@ -1,6 +1,7 @@
 """What makes it cheap: candidates by their words, queries of low rank, and an index of gradients that answers at once."""
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import torch
@@ -151,9 +152,9 @@ class Index:
         Raises InputError when it is damaged or another's.
         """
         head = Path(folder) / "head.safetensors"
-        if not head.exists():
+        if not os.path.exists(head):
             return None
-        stored = files.load_checked(head, "the heads of the index")
+        stored = files.read_checked(head)
         if stored is None:
             raise InputError(f"the index in {folder} is damaged: delete the folder, and it will be built again")
         tensors, kept = stored[0], json.loads(stored[1]["settings"])

@@ -761,26 +761,46 @@ def test_a_lock_is_free_again_after_the_block_and_after_an_error(tmp_path):
 
 
 def test_what_is_kept_is_bounded_oldest_first_and_said(tmp_path, monkeypatch, capsys):
-    for n, name in enumerate(["newest", "old", "older", "oldest"]):
-        path = tmp_path / f"{name}.safetensors"
+    ours = {"newest": f"ekfac-{'1' * 24}", "old": f"kfac-{'2' * 24}", "older": f"diagonal-{'3' * 24}",
+            "oldest": f"ekfac-{'4' * 24}.16-999.covariances-0-of-1.partial"}
+    ours = {name: tmp_path / f"{stem}.safetensors" for name, stem in ours.items()}
+    for n, path in enumerate(ours.values()):
         path.write_bytes(bytes(400_000))
         os.utime(path, (time.time() - 1000 * n,) * 2)
-    (tmp_path / "notes.txt").write_bytes(bytes(3_000_000))  # not ours: neither counted nor removed
-    left = lambda: {path.stem for path in tmp_path.glob("*.safetensors")}
+    foreign = ["notes.txt", "model.safetensors", "ekfac-mine.safetensors", f"my-ekfac-{'5' * 24}.safetensors"]
+    foreign = [tmp_path / name for name in foreign]
+    for path in foreign:  # neither counted nor removed
+        path.write_bytes(bytes(3_000_000))
+        os.utime(path, (0, 0))
+    left = lambda: {name for name, path in ours.items() if path.exists()}
 
     def bounded(room, newest):
         monkeypatch.setattr(files, "ROOM", room)
-        files.bound(tmp_path, tmp_path / f"{newest}.safetensors")
+        files.bound(tmp_path, ours[newest])
         return capsys.readouterr().err
 
     said = bounded(4 * 400_000, "newest")
-    assert left() == {"newest", "old", "older", "oldest"}
+    assert left() == set(ours)
     assert said == f"note: kept in {tmp_path}: 4 files, 2 MB (at most 2; to clear it, delete the folder)\n"
-    files.touch(tmp_path / "oldest.safetensors")  # used now
+    files.touch(ours["oldest"])  # used now
     bounded(4 * 400_000 - 1, "newest")
     assert left() == {"newest", "old", "oldest"}
     assert "1 files, 0 MB" in bounded(1, "old") and left() == {"old"}  # what was just made stays, whatever its age and size
-    assert (tmp_path / "notes.txt").exists()
+    assert all(path.exists() for path in foreign)
+
+
+def test_files_that_another_run_removes_meanwhile_stop_nobody(tmp_path, monkeypatch):
+    real, gone = Path.glob, f"ekfac-{'0' * 24}"
+    monkeypatch.setattr(Path, "glob", lambda self, pattern: [self / pattern.replace("*", gone), *real(self, pattern)])
+    path = tmp_path / f"kfac-{'1' * 24}.safetensors"
+    files.save_tensors({"x": torch.zeros(3)}, path)
+    files.bound(tmp_path, path)
+    assert path.exists()
+
+
+def test_a_cache_that_cannot_be_read_costs_what_is_kept_not_the_run(cli, tmp_path):
+    code, out, err = cli(PROMPT, "--completion", "fox", "--cache", tmp_path / ("x" * 300))
+    assert code == 0 and out and "the factors were not cached" in err
 
 
 def test_the_bound_holds_for_the_command_line_and_a_use_keeps_factors_young(cli, tmp_path, monkeypatch):

@@ -6,13 +6,14 @@ import random
 import re
 import signal
 import threading
+from dataclasses import replace
 
 import pytest
 import torch
 
-from helpers import influence, pipeline
+from helpers import influence, pipeline, show
 from helpers.capture import find_layers
-from helpers.explorer import Explorer
+from helpers.explorer import Explorer, _keep_newest
 from helpers.panel import Panel
 from helpers.stories import Corpus, InputError, Story, load_model, load_stories, tokenise
 
@@ -114,6 +115,47 @@ def test_a_text_of_ones_own_is_scored_as_a_story_of_the_corpus_would_be(explorer
         assert (own - kept).abs().max() < 1e-4 * kept.abs().max()
     (entry,) = explorer.look_up(question, "The frog said nothing at all, and nobody minded.")["influences"]
     assert entry["id"] == "your text" and "one copy of your text" in entry["note"] and "planted" not in entry
+
+
+def test_an_id_that_is_a_number_comes_before_the_row(explorer):
+    own = explorer.setting
+    try:
+        corpus = Corpus([Story(str(row), story.text) for row, story in enumerate(own.corpus.stories, 1)], own.corpus.ids)
+        explorer.setting = replace(own, corpus=corpus)
+        assert explorer.find("7") == 6 and explorer.find(str(len(corpus))) == len(corpus) - 1
+        assert explorer.find("0") == 0  # no id: a row
+    finally:
+        explorer.setting = own
+
+
+def test_a_result_names_its_methods_and_their_damping(explorer, question):
+    views = {method: explorer.view(question, method=method, top=1) for method in explorer.methods}
+    for method, view in views.items():
+        found = explorer.result(view)
+        assert found["method"] == method
+        assert found["damping"] == explorer.curvatures["ekfac" if method == "tfidf" else method].damping
+    assert explorer.curvatures["kfac"].damping != explorer.curvatures["ekfac"].damping
+    beside = explorer.result(views["kfac"], views["tfidf"])
+    assert beside["method"] == "kfac, tfidf" and "<dd>kfac, tfidf</dd>" in show.page(beside)
+    layer = list(explorer.setting.layers)[0]
+    for method in ("kfac", "ekfac"):
+        assert beside["damping"][f"{method}: {layer}"] == explorer.curvatures[method].damping[layer]
+
+
+def test_stories_without_words_are_refused_before_the_index_is_built(tmp_path, monkeypatch):
+    monkeypatch.setattr(pipeline, "open_index", lambda *_, **__: pytest.fail("worked first"))
+    (tmp_path / "stories.jsonl").write_text('{"text": "... !!! ???"}\n{"text": "?! -- ..."}\n')
+    with pytest.raises(InputError, match="hold no words"):
+        Explorer.open(stories=tmp_path / "stories.jsonl", cache=tmp_path, device="cpu")
+
+
+def test_only_the_explorers_own_old_indexes_are_removed(tmp_path):
+    mine, ours = tmp_path / "explorer-mine", [tmp_path / f"explorer-{n * 24}" for n in "123"]
+    for age, folder in enumerate([*ours, mine]):
+        folder.mkdir()
+        os.utime(folder, (1e9 - age,) * 2)
+    _keep_newest(ours[2])
+    assert mine.is_dir() and [folder.is_dir() for folder in ours] == [True, False, True]
 
 
 def test_stories_are_found_by_number_name_and_words(explorer, question):
