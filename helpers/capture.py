@@ -94,12 +94,13 @@ class Capture:
             ones = [torch.ones_like(inputs[..., :1])] if layer.bias is not None else []
             inputs = torch.cat([inputs, *ones], dim=-1)  # a copy in any case: the model may overwrite what it has read
             record = self._records[name] = Captured(inputs)
-            if not output.requires_grad:  # every parameter below is frozen: the graph starts here
-                output.requires_grad_()
+            starts = not output.requires_grad  # every parameter below is frozen: the graph starts here
+            output.requires_grad_()
 
             def backward(grad):
                 record.output_grads = _by_token(grad.detach())
             output.register_hook(backward)
+            return output.clone() if starts else None  # nothing may work in place on a leaf
         return forward
 
 
@@ -126,16 +127,18 @@ def backward_pass(model, layers, batch, choose_labels=None) -> tuple[Capture, to
 
     The targets are the batch's labels, or `choose_labels(logits)`. No attention mask is needed:
     padding stands on the right, so causal attention never lets a real token read it, and it has
-    no target, so no gradient reaches it: its Ds are exactly zero. Raises InputError for a layer whose
-    output no gradient reached.
+    no target, so no gradient reaches it: its Ds are exactly zero. Raises InputError for a layer that
+    did not run, or whose output no gradient reached.
     """
     with frozen(model), fused_attention(model), torch.enable_grad(), Capture(layers) as captured:
         logits = logits_of(model, batch)
         labels = choose_labels(logits.detach()) if choose_labels else batch.labels
         losses = summed_loss(logits, labels)
-        losses.sum().backward()
-    for name, record in captured.items():
-        if record.output_grads is None:
+        if losses.requires_grad:  # else not one of the layers has a say: told below
+            losses.sum().backward()
+    records = dict(captured.items())
+    for name in layers:
+        if name not in records or records[name].output_grads is None:
             raise InputError(f"no gradient came back to the output of layer {name!r}: something behind it works in place, "
                              "or nothing uses it; leave it out with --scope")
     return captured, losses.detach()

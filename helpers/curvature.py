@@ -19,6 +19,9 @@ from .capture import Capture, backward_pass, shape
 from .files import Checkpoint, load_checked, save_checked
 from .stories import IGNORE, InputError, logits_of, plain_attention, summed_loss
 
+# A config's entries that say where and how a model was loaded, not what it computes (dtypes stand with the weights)
+LOADING = {"_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype", "_attn_implementation",
+           "_attn_implementation_internal", "_attn_implementation_autoset"}
 DAMPING_FACTOR = 0.1  # λ = 0.1 × mean eigenvalue of the block (Grosse et al. 2023, section 3)
 
 
@@ -456,14 +459,23 @@ def code_version(*more) -> str:
 
 
 def model_key(model) -> str:
-    """Names one model, its weights included; a name made before, in the place of the model, is given back unchanged."""
+    """Names one model by weights and config; a name made before, in the place of the model, is given back unchanged."""
     if isinstance(model, str):
         return model
     digest = hashlib.sha256()
     for name, tensor in model.state_dict().items():
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
+    if hasattr(model, "config"):  # the same weights under another activation, window or norm are another model
+        digest.update(json.dumps(_computed(model.config.to_dict()), sort_keys=True, default=str).encode())
     return digest.hexdigest()[:24]
+
+
+def _computed(settings):
+    """A config's settings, and those of the configs inside it, without the entries in LOADING."""
+    if not isinstance(settings, dict):
+        return settings
+    return {name: _computed(value) for name, value in settings.items() if name not in LOADING}
 
 
 def cache_key(model, layers, ids, **settings) -> str:

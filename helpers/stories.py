@@ -112,14 +112,14 @@ def _device(name):
 def _model_folder(name):
     """Local folder with the files of model `name`, fetched from the Hub where need be."""
     folder = DATA / "model" if name == "default" else Path(name).expanduser()
-    if not folder.is_dir():
-        if folder.exists():
+    if not os.path.isdir(folder):  # Path.is_dir raises on a text too long for a path, or a folder closed to us
+        if os.path.exists(folder):
             raise InputError(f"{name} is a file: give the folder that holds config.json and the weights")
         if name == "default" or _is_path(name):
             raise InputError(f"no model folder {folder}: check the path, or give a Hub id such as "
                              "roneneldan/TinyStories-1M")
         folder = _fetch_model(str(name))
-    if not (folder / "config.json").is_file():
+    if not os.path.isfile(folder / "config.json"):
         raise InputError(f"{name} has no config.json: give a folder written by save_pretrained")
     if not any(folder.glob("*.safetensors")) and not any(folder.glob("pytorch_model*.bin")):
         raise InputError(f"{name} has no weights (model.safetensors): give a folder written by save_pretrained")
@@ -206,6 +206,9 @@ def _load_tokenizer(folder, name, model):
     if tokenizer.vocab_size > (rows := model.get_input_embeddings().weight.shape[0]):
         raise InputError(f"the tokenizer of {name} has {tokenizer.vocab_size} entries, the model only {rows}: "
                          "give the tokenizer that the model was trained with")
+    if (tokenizer.pad_token_id or 0) >= rows:  # added without a row of its own: what pads is masked, so any id will do
+        tokenizer.pad_token = None
+    tokenizer.model_rows = rows  # for `_check_ids`: entries added to the tokenizer may lie beyond
     return tokenizer
 
 
@@ -249,8 +252,8 @@ def load_stories(name="default", limit=None):
         source = _jsonl_stories(path)
     elif path.suffix.lower() == ".txt":
         source = _txt_stories(path)
-    elif path.exists() or _is_path(name):
-        what = "is a folder" if path.is_dir() else "is of no known kind" if path.exists() else "does not exist"
+    elif (there := os.path.exists(path)) or _is_path(name):
+        what = "is a folder" if os.path.isdir(path) else "is of no known kind" if there else "does not exist"
         raise InputError(f"{path} {what}: give FILE.jsonl (one {{\"text\": …}} a line), FILE.txt (stories between "
                          f"{STORY_END}) or a Hub data set id")
     else:
@@ -369,8 +372,17 @@ def tokenise(stories, tokenizer, max_tokens):
     kept = [(story, ids) for story, ids in zip(written, encoded) if len(ids) > 1]
     if not kept:
         raise InputError(f"none of the {len(stories)} stories has two tokens or more: give stories with text")
+    for story, ids in kept:
+        _check_ids(tokenizer, ids[:max_tokens], f"the story {story.id!r}")
     return Corpus([story for story, _ in kept], [ids[:max_tokens] for _, ids in kept],
                   truncated=sum(len(ids) > max_tokens for _, ids in kept), skipped=len(stories) - len(kept))
+
+
+def _check_ids(tokenizer, ids, what):
+    """Raises InputError for an id that the model it was loaded with has no row for."""
+    if ids and (worst := max(ids)) >= getattr(tokenizer, "model_rows", float("inf")):
+        raise InputError(f"{what} holds {tokenizer.convert_ids_to_tokens(worst)!r}, which the tokenizer knows and the model "
+                         "does not: give a text without it, or the tokenizer that the model was trained with")
 
 
 def batches(ids, batch_size=16, pad_id=0, max_positions=None):
@@ -519,7 +531,9 @@ def _prompt_ids(tokenizer, text):
     except (TypeError, UnicodeError):  # bytes of another encoding on the command line
         raise InputError(f"{text!r} is not valid Unicode: type it in UTF-8") from None
     closed = ids[-1:] == [tokenizer.eos_token_id] and ids[len(ids) - 1 - len(plain):-1] == plain
-    return ids[:-1] if closed else ids
+    ids = ids[:-1] if closed else ids
+    _check_ids(tokenizer, ids, "the query")
+    return ids
 
 
 def encode_query(tokenizer, query, context):

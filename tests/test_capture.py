@@ -8,7 +8,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from helpers.capture import Capture, backward_pass, find_layers, shape
-from helpers.stories import InputError, batches
+from helpers.stories import InputError, batches, vector_batch
 
 
 def loss_of(model, ids):
@@ -126,6 +126,27 @@ def test_an_in_place_operation_that_cuts_the_hook_off_is_refused():
         backward_pass(model, layers, batch)
     model.act.inplace = False
     assert backward_pass(model, layers, batch)[0]["mlp"].output_grads is not None
+
+
+def test_layers_that_never_ran_are_refused():
+    model = tiny_model("gpt_neo")
+    model.idle = nn.Linear(3, 3)
+    (batch,) = batches(random_ids(2))
+    for layers in ({"idle": model.idle, **find_layers(model)}, {"idle": model.idle}):
+        with pytest.raises(InputError, match="'idle'.*--scope"):
+            backward_pass(model, layers, batch)
+
+
+def test_an_in_place_operation_on_the_first_layer_changes_no_gradient():
+    torch.manual_seed(0)
+    batch, found = vector_batch(torch.randn(6, 4), torch.tensor([0, 1, 0, 1, 1, 0])), []
+    model = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 5), nn.ReLU(), nn.Linear(5, 2))
+    for inplace in (False, True):
+        model[1].inplace = model[3].inplace = inplace
+        found.append(backward_pass(model, find_layers(model), batch)[0])
+    for name, record in found[0].items():
+        assert record.output_grads.abs().max() > 0
+        torch.testing.assert_close(found[1][name].gradients(), record.gradients(), rtol=0, atol=0)
 
 
 def test_inputs_stay_what_they_were_when_the_model_overwrites_them():

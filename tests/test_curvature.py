@@ -6,10 +6,11 @@ import torch
 from conftest import ROUNDING, VOCABULARY, random_ids, tiny_model
 from test_capture import autograd_gradient
 from torch import nn
+from transformers import AutoModelForCausalLM
 
 from helpers.capture import Capture, find_layers, shape
 from helpers.curvature import (EKFAC, KFAC, Identity, cache_key, corrected, covariances, eigenvectors, fit_blocks,
-                               load_blocks, pseudo_gradients, sampled_labels, save_blocks)
+                               load_blocks, model_key, pseudo_gradients, sampled_labels, save_blocks)
 from helpers.stories import Batch, InputError, batches
 
 
@@ -254,3 +255,17 @@ def test_cache_round_trip_damage_and_key(tmp_path):
     with torch.no_grad():
         model.transformer.wte.weight[0, 0] += 1e-3
     assert key != cache_key(model, layers, ids, method="ekfac", seed=0)
+
+
+@pytest.mark.parametrize("kind, setting, value", [
+    ("gpt_neo", "activation_function", "relu"), ("gpt_neo", "window_size", 4), ("gpt2", "layer_norm_epsilon", 0.1),
+    ("llama", "rope_parameters", {"rope_theta": 99.0, "rope_type": "default"})])
+def test_the_same_weights_under_another_config_are_another_model(tmp_path, kind, setting, value):
+    model = tiny_model(kind, torch.float32)
+    keys = {model_key(model)}
+    for folder, attention in (("a", "eager"), ("b", None)):  # loaded from another place, in another way: the same model
+        model.save_pretrained(tmp_path / folder)
+        keys.add(model_key(AutoModelForCausalLM.from_pretrained(tmp_path / folder, attn_implementation=attention)))
+    assert len(keys) == 1
+    setattr(model.config, setting, value)
+    assert model_key(model) not in keys

@@ -197,6 +197,26 @@ def test_tokenizer_of_another_model(tmp_path, tokenizer):
     assert "entries, the model only 100" in complaint(room.load_model, tmp_path)
 
 
+def test_tokens_beyond_the_embedding(tmp_path):
+    """A pad token added without a row of its own pads with 0; written in a text, it is told."""
+    tokenizer, model = make_tokenizer(), make_model(vocab_size=len(make_tokenizer()))
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    assert tokenizer.pad_token_id == len(tokenizer) - 1 == len(make_tokenizer())
+    model, tokenizer = room.load_model(tmp_path, "cpu")
+    assert not tokenizer.pad_token_id
+    for texts in (TEXTS, [TEXTS[0], "fox " * 30 + "[PAD]"]):  # what is cut off does no harm
+        corpus = room.tokenise([Story(str(n), text) for n, text in enumerate(texts)], tokenizer, 20)
+        for batch in room.batches(corpus.ids, pad_id=tokenizer.pad_token_id or 0):
+            assert room.sequence_loss(model, batch).isfinite().all()
+    story = [Story("1", TEXTS[0]), Story("odd", "a fox[PAD]")]
+    assert "story 'odd' holds '[PAD]'" in complaint(room.tokenise, story, tokenizer, 20)
+    for query in (Query("a fox", "[PAD]"), Query("a [PAD] fox", " ran")):
+        assert "query holds '[PAD]'" in complaint(room.encode_query, tokenizer, query, 64)
+    assert "query holds '[PAD]'" in complaint(room.complete, model, tokenizer, "a fox [PAD]")
+
+
 class Bomb:
     def __init__(self, path):
         self.path = path
@@ -280,6 +300,22 @@ def test_bad_story_sources(tmp_path):
         assert "FILE.jsonl" in (message := complaint(room.load_stories, name)) and "FILE.txt" in message
     assert "no stories" in complaint(room.load_stories, tmp_path / "blank.txt")
     assert "limit is 0" in complaint(room.load_stories, tmp_path / "s.jsonl", limit=0)
+
+
+@pytest.mark.parametrize("text", ["a fox ran home. " * 20, "/a/" + "b" * 300, "x" * 300 + ".jsonl", "x" * 300 + ".txt"])
+def test_a_text_in_place_of_a_path(text):
+    for call in (room.load_model, room.load_stories):
+        with pytest.raises(InputError):
+            call(text)
+
+
+def test_a_closed_folder(monkeypatch, tmp_path):
+    """As for a user without rights; root, as whom tests may run, has them everywhere."""
+    def closed(*_, **__):
+        raise PermissionError(13, "Permission denied")
+    monkeypatch.setattr("os.stat", closed)
+    assert "no model folder" in complaint(room.load_model, str(tmp_path / "mine"))
+    assert "does not exist" in complaint(room.load_stories, str(tmp_path / "mine"))
 
 
 # ---------------------------------------------------------------- tokens
