@@ -32,7 +32,7 @@ def check(judge):
 def call(answer, *arguments, **options):
     """The learner's function applied; its result as a tensor where it is a number.
 
-    Raises NotAttempted for None or ..., Wrong when the function itself raises.
+    Raises NotAttempted for None or ..., Wrong when the function itself raises or its numbers fit no tensor.
     """
     try:
         value = answer(*arguments, **options)
@@ -40,7 +40,11 @@ def call(answer, *arguments, **options):
         raise Wrong(f"your function raised {type(problem).__name__}: {problem}") from None
     if value is None or value is ...:
         raise NotAttempted
-    return torch.as_tensor(value).detach() if isinstance(value, (float, int)) or hasattr(value, "__array__") else value
+    try:
+        return torch.as_tensor(value).detach() if isinstance(value, (float, int)) or hasattr(value, "__array__") else value
+    except Exception:
+        raise Wrong(f"your {type(value).__name__} does not turn into a tensor: return one; of an array with a negative stride, "
+                    "take a copy() first") from None
 
 
 def compare(value, truth, mistakes=None, tolerance=1e-4, what="your result"):
@@ -567,7 +571,9 @@ def completion_labels(answer):
     value = call(answer, ids, start)
     if not isinstance(value, torch.Tensor) or value.shape != (len(ids),):
         raise Wrong(f"return a tensor of {len(ids)} labels, one a position")
-    if not ((value == -100) | (value >= 0)).all():
+    if value.dtype != torch.long:
+        raise Wrong("labels must be whole numbers: give them dtype torch.long, as the loss takes no other")
+    if not ((value == -100) | (value >= 0) & (value < log_p.shape[1])).all():
         raise Wrong("a label is a token id, or −100 where there is no target")
     def measured(labels):
         return sum(log_p[t, label] for t, label in enumerate(labels) if label != -100)
@@ -845,18 +851,18 @@ def _reverse_mistakes(X, r, x_q, rate):
     """{what was done: the derivative that it gives} for passes back through the steps with residuals r (steps + 1, N)."""
     steps, H, one = len(r) - 1, X.T @ X / len(X), torch.eye(X.shape[1], dtype=X.dtype)
 
-    def adjoints(step):  # rows 0 … steps: x_iᵀ u_t, where u_t = step^(steps − t) x_q
-        return torch.stack([X @ torch.linalg.matrix_power(step, steps - t) @ x_q for t in range(steps + 1)])
+    def adjoints(step):  # rows 0 … steps: x_iᵀ u_k, where u_k = step^(steps − k) x_q
+        return torch.stack([X @ torch.linalg.matrix_power(step, steps - k) @ x_q for k in range(steps + 1)])
 
     u = adjoints(one - rate * H)
     products = {
         "the adjoint is constant, which is TracIn: what a step changes is changed again by every later step": r[:-1] * u[-1],
-        "the residual is that of θ_{t+1}: a step takes its gradient at θ_t, before it moves": r[1:] * u[1:],
+        "the residual is that of θ_{k+1}: a step takes its gradient at θ_k, before it moves": r[1:] * u[1:],
         "each step has its own residual: you used those of the trained θ throughout": r[-1] * u[1:],
-        "the adjoint is one step ahead: use u_{t+1} for the weights first, then turn it into u_t": r[:-1] * u[:-1],
-        "the adjoint meets the steps in the wrong order: u_T = x_q belongs to the last step": r[:-1] * u[1:].flip(0),
-        "1/N is missing in the adjoint's step: u_t = (I − ηXᵀX/N) u_{t+1}": r[:-1] * adjoints(one - rate * len(X) * H)[1:],
-        "η is missing in the adjoint's step: u_t = (I − ηXᵀX/N) u_{t+1}": r[:-1] * adjoints(one - H)[1:],
+        "the adjoint is one step ahead: use u_{k+1} for the weights first, then turn it into u_k": r[:-1] * u[:-1],
+        "the adjoint meets the steps in the wrong order: u_K = x_q belongs to the last step": r[:-1] * u[1:].flip(0),
+        "1/N is missing in the adjoint's step: u_k = (I − ηXᵀX/N) u_{k+1}": r[:-1] * adjoints(one - rate * len(X) * H)[1:],
+        "η is missing in the adjoint's step: u_k = (I − ηXᵀX/N) u_{k+1}": r[:-1] * adjoints(one - H)[1:],
         "only the last step was counted: the weights act in every step": r[-2:-1] * u[-1],
     }
     return {message: -rate / len(X) * product.sum(0) for message, product in products.items()}

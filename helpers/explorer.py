@@ -4,6 +4,7 @@ A question is taken apart by the tokens of its completion, and all that was foun
 choice of tokens, method or layer costs next to nothing. What is shown is a query of the JSON of `python -m helpers`,
 with more said of every story: where it stands among all, and what was planted in it.
 """
+import os
 import re
 import shutil
 from dataclasses import dataclass, field, replace
@@ -66,7 +67,7 @@ class Explorer:
         if not any(re.search(WORD, story.text) for story in corpus.stories):  # TF-IDF would say so, minutes later
             raise InputError("the stories hold no words, which the explorer matches too: give stories with words")
         setting = pipeline.Setting(model, tokenizer, find_layers(model), corpus, quiet=quiet)
-        cache = Path(cache or default_cache()).expanduser()
+        cache = Path(os.path.expanduser(cache or default_cache()))
         key = model_key(model)  # once: it reads every weight
         name = cache_key(key, setting.layers, corpus.ids, fit_limit=fit_limit, code=code_version("search.py"))
         folder = cache / f"explorer-{name}"

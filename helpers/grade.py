@@ -15,6 +15,7 @@ import threading
 from argparse import ArgumentTypeError
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
@@ -303,8 +304,9 @@ def write_grades(rows: list[Row], out: Path) -> None:
         save("grades.csv", "\ufeff" + table(rows))  # the mark tells spreadsheets that it is UTF-8
         for student in dict.fromkeys(row.student for row in rows):
             stem = name = re.sub(r"[^\w-]+", "_", student)[:60]
+            numbers = count(2)
             while name.lower() in names:
-                name = f"{stem}-{len(names)}"
+                name = f"{stem}-{next(numbers)}"
             names.add(name.lower())
             save(f"reports/{name}.html", report(student, [row for row in rows if row.student == student]))
         if out.exists():

@@ -13,7 +13,7 @@ from . import curvature, files, influence, processes, show
 from .capture import backward_pass, find_layers
 from .files import check_writable, output, save_tensors, save_text
 from .search import Index, candidates
-from .stories import (Corpus, InputError, Query, batches, complete, context_length, encode_query, load_model,
+from .stories import (DATA, Corpus, InputError, Query, batches, complete, context_length, encode_query, load_model,
                       load_queries, load_stories, make_query, positions_budget, tokenise)
 
 DEFAULT_PROMPT = "Bramble kept the glass egg in the"
@@ -91,7 +91,7 @@ def cache_path(setting, cache, rows, method, seed, key=None) -> Path:
     """Where the factors of this model, these stories and settings are kept."""
     ids = [setting.corpus.ids[row] for row in rows]
     key = curvature.cache_key(key or setting.model, setting.layers, ids, rows=rows, method=method, seed=seed)
-    return Path(cache).expanduser() / f"{method}-{key}.safetensors"
+    return Path(os.path.expanduser(cache)) / f"{method}-{key}.safetensors"
 
 
 def fit_and_keep(setting, rows, method, seed, path=None):
@@ -128,7 +128,7 @@ def open_index(setting: Setting, folder, method="ekfac", fit_limit=2000, seed=0,
     `key` is the model's `model_key`, where it is known already. Raises InputError when the index belongs to something
     else, or cannot be written.
     """
-    folder = Path(folder).expanduser()
+    folder = Path(os.path.expanduser(folder))
     settings = {"layers": list(setting.layers), "method": method, "fit limit": fit_limit, "seed": seed,
                 "λ": "auto" if damping is None else damping}
     with output(folder):
@@ -259,7 +259,11 @@ def check_outputs(args):
     """Says before any long work that an output cannot be written, would overwrite what is read, or cannot be had."""
     if args.index and (args.all_scores or args.prefilter or args.method == "identity"):
         raise InputError("--index goes neither with --all-scores nor --prefilter nor --method identity: leave one of them out")
-    taken = {Path(name).expanduser().resolve() for name in (args.queries, args.stories) if name}
+    real = lambda name: Path(os.path.realpath(os.path.expanduser(name)))  # raises for no text, unlike Path's own
+    stories, model = (real(DATA / kept if name == "default" else name)
+                      for name, kept in ((args.stories, "stories.jsonl"), (args.model, "model")))
+    files_of_model = model.glob("*") if os.path.isdir(model) else []
+    taken = {stories, *map(real, files_of_model), *([real(args.queries)] if args.queries else [])}
     for path in filter(None, (args.json, args.html, args.all_scores)):
         check_writable(path)
         if path.resolve() in taken:

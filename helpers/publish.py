@@ -27,7 +27,8 @@ def sound(address: str, branch: str) -> tuple[str, str]:
         if not GITHUB.fullmatch(address):
             raise InputError(f"{address} is no repository on GitHub: write https://github.com/OWNER/REPOSITORY")
     elif not OTHER.fullmatch(address):
-        raise InputError(f"{address} is no public address for git: write https://… or file:///…, without blanks and passwords")
+        raise InputError(f"{address or 'an empty text'} is no public address for git: write https://… or file:///…, without blanks "
+                         "and passwords")
     if not re.fullmatch(r"\w[\w.-]*", branch, re.ASCII):
         raise InputError(f"{branch} is no branch that Colab can open: its name may have letters, digits, and . _ - inside")
     return address, branch
@@ -84,7 +85,7 @@ def run(argv) -> None:
     """Raises Usage and InputError; SystemExit(1) where the check fails."""
     args = build_parser().parse_args(argv)
     from .files import output, save_text
-    address, branch = sound(args.address, args.branch) if args.address else (None, "main")
+    address, branch = sound(args.address, args.branch) if args.address is not None else (None, "main")
     files = rewritten(ROOT, *((ADDRESS, BRANCH) if args.check else (address, branch)))
     for path, text in files.items():
         name = path.relative_to(ROOT).as_posix()

@@ -111,7 +111,7 @@ def _device(name):
 
 def _model_folder(name):
     """Local folder with the files of model `name`, fetched from the Hub where need be."""
-    folder = DATA / "model" if name == "default" else Path(name).expanduser()
+    folder = DATA / "model" if name == "default" else Path(os.path.expanduser(name))
     if not os.path.isdir(folder):  # Path.is_dir raises on a text too long for a path, or a folder closed to us
         if os.path.exists(folder):
             raise InputError(f"{name} is a file: give the folder that holds config.json and the weights")
@@ -247,7 +247,7 @@ def load_stories(name="default", limit=None):
     """
     if limit is not None and limit < 1:
         raise InputError(f"limit is {limit}: ask for at least 1 story")
-    path = DATA / "stories.jsonl" if name == "default" else Path(name).expanduser()
+    path = DATA / "stories.jsonl" if name == "default" else Path(os.path.expanduser(name))
     if path.suffix.lower() == ".jsonl":
         source = _jsonl_stories(path)
     elif path.suffix.lower() == ".txt":
@@ -511,7 +511,7 @@ def make_query(prompt, completion=None):
 def load_queries(path):
     """Queries of a JSONL file, one {"prompt": …, optional "completion"} a line. Raises InputError."""
     queries = []
-    for number, record in _records(Path(path).expanduser(), "prompt"):
+    for number, record in _records(Path(os.path.expanduser(path)), "prompt"):
         prompt, completion = record["prompt"], record.get("completion")
         if not isinstance(prompt, str) or not prompt.strip():
             raise InputError(f'{path}: line {number}: "prompt" is not a text: write a few words of a story')

@@ -265,6 +265,14 @@ def test_texts_of_theirs_steer_nothing():
     assert all(not line.startswith("=") for line in grade.table([grade.Row(evil, "", evil, [], evil)]).splitlines())
 
 
+def test_names_that_are_alike_get_a_report_each(tmp_path):
+    students = ["a b-2", "a.b", "a_b", "A b"]
+    grade.write_grades([grade.Row(student, "", "", [], "") for student in students], tmp_path / "grades")
+    pages = {path.stem: path.read_text("utf-8") for path in (tmp_path / "grades" / "reports").iterdir()}
+    assert sorted(pages) == ["A_b-4", "a_b", "a_b-2", "a_b-3"]
+    assert all(f"Exercises: {student}<" in pages[name] for student, name in zip(students, ["a_b-2", "a_b", "a_b-3", "A_b-4"]))
+
+
 @pytest.mark.parametrize("arguments, words", [
     (["nowhere"], "there is no .*nowhere: name notebooks"), (["."], "no notebook .* name notebooks"),
     ([".", "--out", "full"], "full is there and not empty"), ([".", "--time-limit", "0"], "'0' is not a whole number"),

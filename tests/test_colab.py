@@ -302,6 +302,8 @@ def test_set_checked_and_unset_by_the_command(copy):
     one.write_text(one.read_text("utf-8").replace(f'\\"{GITHUB}\\"', '\\"https://github.com/owner/older\\"'), "utf-8")
     done = subprocess.run([sys.executable, "-m", "helpers.publish", "--check"], cwd=copy, env=clean(), capture_output=True, text=True)
     assert done.returncode == 1 and done.stdout.count("\n") == 1 and names[2] in done.stdout
+    published = contents(copy)
+    assert command("", code=2).startswith("error: an empty text is no public address") and contents(copy) == published
     command("--unset")
     assert contents(copy) == unset
 

@@ -3,6 +3,7 @@ import json
 import os
 from importlib import import_module
 
+import numpy as np
 import pytest
 import torch
 from conftest import ROOT
@@ -25,6 +26,7 @@ def test_solution_stub_and_error(number, name):
     for nonsense in ("text", [None], {}, torch.tensor(float("nan")), (torch.zeros(2), "x"), object()):
         assert verdict(check, lambda *arguments: nonsense).startswith("✗")
     assert verdict(check, 3).startswith("✗")
+    assert verdict(check, lambda *arguments: np.ones((2, 3))[::-1]).startswith("✗")  # a stride that torch does not have
 
 
 @pytest.mark.parametrize("number, name, words, answer", [

@@ -302,7 +302,7 @@ def test_bad_story_sources(tmp_path):
     assert "limit is 0" in complaint(room.load_stories, tmp_path / "s.jsonl", limit=0)
 
 
-@pytest.mark.parametrize("text", ["a fox ran home. " * 20, "/a/" + "b" * 300, "x" * 300 + ".jsonl", "x" * 300 + ".txt"])
+@pytest.mark.parametrize("text", ["a fox ran home. " * 20, "/a/" + "b" * 300, "x" * 300 + ".jsonl", "x" * 300 + ".txt", "~nobody/x.txt"])
 def test_a_text_in_place_of_a_path(text):
     for call in (room.load_model, room.load_stories):
         with pytest.raises(InputError):

@@ -19,6 +19,8 @@ WRONG = {
         ("one position too many", lambda ids, start: labels(ids, range(start - 2, len(ids)))),
         ("last token is missing", lambda ids, start: labels(ids, range(start - 1, len(ids) - 2))),
         ("a tensor of 7 labels", lambda ids, start: torch.tensor(ids[start:])),
+        ("dtype torch.long", lambda ids, start: labels(ids, range(start - 1, len(ids))).float()),
+        ("a token id, or", lambda ids, start: labels(ids, range(start - 1, len(ids))).apply_(lambda id: id if id < 0 else id + 100)),
         ("−100 where there is no target", lambda ids, start: labels(ids, range(start - 1, len(ids))).clamp(min=-1)),
     ],
     "token_influence": [

@@ -100,7 +100,7 @@ WRONG = {
     ],
     "through_training": [
         ("TracIn", lambda *a: backwards(*a, constant=True)),
-        ("that of θ_{t+1}", lambda *a: backwards(*a, after=True)),
+        ("that of θ_{k+1}", lambda *a: backwards(*a, after=True)),
         ("trained θ throughout", lambda *a: backwards(*a, trained=True)),
         ("one step ahead", lambda *a: backwards(*a, ahead=True)),
         ("wrong order", lambda *a: backwards(*a, reverse=False)),
