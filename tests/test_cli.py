@@ -17,7 +17,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 import hub  # noqa: E402
 from helpers import curvature, files, pipeline, search  # noqa: E402
-from helpers.__main__ import main  # noqa: E402
+from helpers.__main__ import build_parser, main  # noqa: E402
+from helpers.stories import DATA, InputError  # noqa: E402
 from test_stories import make_model, make_tokenizer, save_pickled  # noqa: E402
 
 REAL = ROOT.parent / "shared" / "real"
@@ -331,6 +332,25 @@ def test_bad_arguments(words, arguments, refused, house):
         pytest.skip("no device files on this system")
     assert words in refused(*(text.format(house=house) for text in arguments))
     assert Path(os.devnull).is_char_device() or os.name != "posix"
+
+
+def test_outputs_do_not_overwrite_what_is_read(tmp_path):
+    def refused(*arguments):
+        with pytest.raises(InputError, match="is what is to be read"):
+            pipeline.check_outputs(build_parser().parse_args(arguments))
+
+    refused("--json", str(DATA / ".." / "data" / "stories.jsonl"))
+    refused("--all-scores", str(DATA / "model" / "model.safetensors"))
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").touch()
+    (tmp_path / "blob").touch()
+    (tmp_path / "model" / "weights").symlink_to("../blob")  # as the Hub's cache has it
+    (tmp_path / "link").symlink_to("model/config.json")
+    (tmp_path / "loop").symlink_to("loop")
+    for name in ("model/config.json", "model/weights", "blob", "link"):
+        refused("--model", str(tmp_path / "model"), "--html", str(tmp_path / name))
+    for model in ("model", "loop", "blob", "a" * 300):
+        pipeline.check_outputs(build_parser().parse_args(["--model", str(tmp_path / model), "--html", str(tmp_path / "new.html")]))
 
 
 @pytest.mark.parametrize("content, words", [

@@ -41,8 +41,7 @@ def gauss_newton(model, layer, inputs, output_hessian):
     total = 0
     for x in inputs:
         output = model(x[None])[0]
-        rows = [autograd_gradient(layer, one).flatten() for one in [model(x[None])[0, k] for k in range(len(output))]]
-        jacobian = torch.stack(rows)
+        jacobian = torch.stack([autograd_gradient(layer, one).flatten() for one in output])
         total = total + jacobian.T @ output_hessian(output.detach()) @ jacobian
     return total / len(inputs)
 
@@ -108,8 +107,7 @@ def language_model_fisher(model, layer, ids):
     for sequence in ids:
         logits = model(input_ids=torch.tensor([sequence])).logits[0, :-1]
         for position in logits:
-            rows = [autograd_gradient(layer, value).flatten() for value in position]
-            jacobian = torch.stack(rows)
+            jacobian = torch.stack([autograd_gradient(layer, value).flatten() for value in position])
             total = total + jacobian.T @ softmax_hessian(position.detach()) @ jacobian
     return total / len(ids)
 

@@ -9,13 +9,11 @@ from conftest import ROUNDING, random_ids, tiny_model
 from test_capture import autograd_gradient, loss_of
 from torch import nn
 
-from helpers.__main__ import build_parser
 from helpers.capture import backward_pass, find_layers
 from helpers.curvature import EKFAC, KFAC, Identity, fit_blocks
 from helpers.influence import (input_token_influence, loss_slopes, other_tokens, query_gradients, sequence_scores,
                                shift_to_predicted, token_scores, tokenwise, top_indices)
-from helpers.pipeline import check_outputs
-from helpers.stories import DATA, InputError, batches
+from helpers.stories import InputError, batches
 
 QUERIES = [([3, 8, 1, 14, 9], 3), ([5, 5, 2, 7], 2)]  # ids, first completion token
 
@@ -165,25 +163,6 @@ def test_scores_that_are_not_finite_are_refused():
     broken = {name: value * float("inf") for name, value in ihvps.items()}
     with pytest.raises(InputError, match="not finite"):
         sequence_scores(model, layers, batches(ids, 4), broken, len(ids))
-
-
-def test_outputs_do_not_overwrite_what_is_read(tmp_path):
-    def refused(*arguments):
-        with pytest.raises(InputError, match="is what is to be read"):
-            check_outputs(build_parser().parse_args(arguments))
-
-    refused("--json", str(DATA / ".." / "data" / "stories.jsonl"))
-    refused("--all-scores", str(DATA / "model" / "model.safetensors"))
-    (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "config.json").touch()
-    (tmp_path / "blob").touch()
-    (tmp_path / "model" / "weights").symlink_to("../blob")  # as the Hub's cache has it
-    (tmp_path / "link").symlink_to("model/config.json")
-    (tmp_path / "loop").symlink_to("loop")
-    for name in ("model/config.json", "model/weights", "blob", "link"):
-        refused("--model", str(tmp_path / "model"), "--html", str(tmp_path / name))
-    for model in ("model", "loop", "blob", "a" * 300):
-        check_outputs(build_parser().parse_args(["--model", str(tmp_path / model), "--html", str(tmp_path / "new.html")]))
 
 
 # -- retraining ----------------------------------------------------------------------------------
