@@ -4,7 +4,6 @@ A question is taken apart by the tokens of its completion, and all that was foun
 choice of tokens, method or layer costs next to nothing. What is shown is a query of the JSON of `python -m helpers`,
 with more said of every story: where it stands among all, and what was planted in it.
 """
-import os
 import re
 import shutil
 from dataclasses import dataclass, field, replace
@@ -17,8 +16,8 @@ from .capture import find_layers
 from .curvature import Identity, cache_key, code_version, model_key
 from .measure import KINDS, load_planted
 from .search import WORD, tfidf
-from .stories import (InputError, Query, Story, complete, context_length, encode_query, load_model, load_stories, make_query,
-                      token_texts, tokenise)
+from .stories import (InputError, Query, Story, complete, context_length, encode_query, load_model, load_stories, local_path,
+                      make_query, token_texts, tokenise)
 
 METHODS = {"ekfac": "EK-FAC", "kfac": "K-FAC", "identity": "dot product", "tfidf": "TF-IDF"}
 MOST_TOKENS = 48  # of a completion: each is a query of its own
@@ -67,7 +66,7 @@ class Explorer:
         if not any(re.search(WORD, story.text) for story in corpus.stories):  # TF-IDF would say so, minutes later
             raise InputError("the stories hold no words, which the explorer matches too: give stories with words")
         setting = pipeline.Setting(model, tokenizer, find_layers(model), corpus, quiet=quiet)
-        cache = Path(os.path.expanduser(cache or default_cache()))
+        cache = local_path(cache or default_cache())
         key = model_key(model)  # once: it reads every weight
         name = cache_key(key, setting.layers, corpus.ids, fit_limit=fit_limit, code=code_version("search.py"))
         folder = cache / f"explorer-{name}"

@@ -13,8 +13,8 @@ from . import curvature, files, influence, processes, show
 from .capture import backward_pass, find_layers
 from .files import check_writable, output, save_tensors, save_text
 from .search import Index, candidates
-from .stories import (DATA, Corpus, InputError, Query, batches, complete, context_length, encode_query, load_model,
-                      load_queries, load_stories, make_query, positions_budget, tokenise)
+from .stories import (Corpus, InputError, Query, batches, complete, context_length, encode_query, load_model,
+                      load_queries, load_stories, local_path, make_query, positions_budget, tokenise)
 
 DEFAULT_PROMPT = "Bramble kept the glass egg in the"
 
@@ -91,7 +91,7 @@ def cache_path(setting, cache, rows, method, seed, key=None) -> Path:
     """Where the factors of this model, these stories and settings are kept."""
     ids = [setting.corpus.ids[row] for row in rows]
     key = curvature.cache_key(key or setting.model, setting.layers, ids, rows=rows, method=method, seed=seed)
-    return Path(os.path.expanduser(cache)) / f"{method}-{key}.safetensors"
+    return local_path(cache) / f"{method}-{key}.safetensors"
 
 
 def fit_and_keep(setting, rows, method, seed, path=None):
@@ -128,7 +128,7 @@ def open_index(setting: Setting, folder, method="ekfac", fit_limit=2000, seed=0,
     `key` is the model's `model_key`, where it is known already. Raises InputError when the index belongs to something
     else, or cannot be written.
     """
-    folder = Path(os.path.expanduser(folder))
+    folder = local_path(folder)
     settings = {"layers": list(setting.layers), "method": method, "fit limit": fit_limit, "seed": seed,
                 "λ": "auto" if damping is None else damping}
     with output(folder):
@@ -259,16 +259,16 @@ def check_outputs(args):
     """Says before any long work that an output cannot be written, would overwrite what is read, or cannot be had."""
     if args.index and (args.all_scores or args.prefilter or args.method == "identity"):
         raise InputError("--index goes neither with --all-scores nor --prefilter nor --method identity: leave one of them out")
-    real = lambda name: Path(os.path.realpath(os.path.expanduser(name)))  # raises for no text, unlike Path's own
-    stories, model = (real(DATA / kept if name == "default" else name)
-                      for name, kept in ((args.stories, "stories.jsonl"), (args.model, "model")))
+    stories, model = local_path(args.stories, "stories.jsonl"), local_path(args.model, "model")
     files_of_model = model.glob("*") if os.path.isdir(model) else []
-    taken = {stories, *map(real, files_of_model), *([real(args.queries)] if args.queries else [])}
+    queries = [local_path(args.queries)] if args.queries else []
+    taken = set(map(os.path.realpath, (stories, *files_of_model, *queries)))
     for path in filter(None, (args.json, args.html, args.all_scores)):
         check_writable(path)
-        if path.resolve() in taken:
+        place = os.path.realpath(path)
+        if place in taken:
             raise InputError(f"{path} is named twice, or is what is to be read: give every output a file of its own")
-        taken.add(path.resolve())
+        taken.add(place)
 
 
 def read_queries(args, model, tokenizer) -> list[Query]:

@@ -111,7 +111,7 @@ def _device(name):
 
 def _model_folder(name):
     """Local folder with the files of model `name`, fetched from the Hub where need be."""
-    folder = DATA / "model" if name == "default" else Path(os.path.expanduser(name))
+    folder = local_path(name, "model")
     if not os.path.isdir(folder):  # Path.is_dir raises on a text too long for a path, or a folder closed to us
         if os.path.exists(folder):
             raise InputError(f"{name} is a file: give the folder that holds config.json and the weights")
@@ -124,6 +124,13 @@ def _model_folder(name):
     if not any(folder.glob("*.safetensors")) and not any(folder.glob("pytorch_model*.bin")):
         raise InputError(f"{name} has no weights (model.safetensors): give a folder written by save_pretrained")
     return folder
+
+
+def local_path(name, bundled=None) -> Path:
+    """Path that a name stands for, `~` expanded; "default" is what the series has under `bundled` in data/."""
+    if bundled and name == "default":
+        return DATA / bundled
+    return Path(os.path.expanduser(name))  # Path.expanduser raises for a user that does not exist
 
 
 def _is_path(name):
@@ -247,7 +254,7 @@ def load_stories(name="default", limit=None):
     """
     if limit is not None and limit < 1:
         raise InputError(f"limit is {limit}: ask for at least 1 story")
-    path = DATA / "stories.jsonl" if name == "default" else Path(os.path.expanduser(name))
+    path = local_path(name, "stories.jsonl")
     if path.suffix.lower() == ".jsonl":
         source = _jsonl_stories(path)
     elif path.suffix.lower() == ".txt":
@@ -511,7 +518,7 @@ def make_query(prompt, completion=None):
 def load_queries(path):
     """Queries of a JSONL file, one {"prompt": …, optional "completion"} a line. Raises InputError."""
     queries = []
-    for number, record in _records(Path(os.path.expanduser(path)), "prompt"):
+    for number, record in _records(local_path(path), "prompt"):
         prompt, completion = record["prompt"], record.get("completion")
         if not isinstance(prompt, str) or not prompt.strip():
             raise InputError(f'{path}: line {number}: "prompt" is not a text: write a few words of a story')
