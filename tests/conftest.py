@@ -1,45 +1,23 @@
-"""Small real models of each supported family, and random token sequences of mixed length."""
+"""Fixtures for several test files, and the two layers of tests: `-m "not slow"` is the everyday one."""
+import json
 import os
 import shutil
-import sys
-from pathlib import Path
 
-import pytest
-import torch
-import transformers
-
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported: a thread for each worker, and for the kernels it starts
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-VOCABULARY = 31
-# Whatever the model's precision, GPT-Neo computes its attention in float32, Llama its norms and its softmax.
-ROUNDING = {"gpt_neo": 1e-5, "gpt2": 1e-10, "llama": 1e-6}
+import pytest  # noqa: E402
+from builders import HOSTILE, PROMPT, jsonl, made_up, save_model  # noqa: E402
+
+from helpers.__main__ import main  # noqa: E402
 
 
-def tiny_model(family: str, dtype=torch.float64, seed=0) -> torch.nn.Module:
-    """A two-layer causal LM of the family with random weights large enough to have curvature."""
-    torch.manual_seed(seed)
-    ends = dict(bos_token_id=0, eos_token_id=0, pad_token_id=0)
-    if family == "gpt_neo":
-        config = transformers.GPTNeoConfig(
-            vocab_size=VOCABULARY, hidden_size=12, num_layers=2, attention_types=[[["global", "local"], 1]], num_heads=3,
-            intermediate_size=20, max_position_embeddings=64, window_size=8, embed_dropout=0.0, resid_dropout=0.0,
-            attention_dropout=0.0, initializer_range=0.3, **ends)
-    elif family == "gpt2":
-        config = transformers.GPT2Config(vocab_size=VOCABULARY, n_embd=12, n_layer=2, n_head=3, n_positions=64,
-                                         initializer_range=0.3, **ends)
-    else:
-        config = transformers.LlamaConfig(vocab_size=VOCABULARY, hidden_size=16, intermediate_size=20, num_hidden_layers=2,
-                                          num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64,
-                                          tie_word_embeddings=True, initializer_range=0.3, **ends)
-    return transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager").to(dtype).eval()
-
-
-def random_ids(count: int, lengths=(3, 15), seed=1) -> list[list[int]]:
-    generator = torch.Generator().manual_seed(seed)
-    sizes = torch.randint(*lengths, (count,), generator=generator).tolist()
-    return [torch.randint(VOCABULARY, (size,), generator=generator).tolist() for size in sizes]
+def pytest_collection_modifyitems(items):
+    """What runs a notebook or a browser is slow; the other slow tests say so themselves."""
+    for item in items:
+        if item.path.suffix == ".ipynb" or "browser" in getattr(item, "fixturenames", ()):
+            item.add_marker("slow")
 
 
 @pytest.fixture(params=["gpt_neo", "gpt2", "llama"])
@@ -58,3 +36,35 @@ def browser():
         chromium = started.chromium.launch(executable_path=found, args=["--no-sandbox"])
         yield chromium
         chromium.close()
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory):
+    """A folder with a small model, stories and queries; the tests only read it."""
+    root = tmp_path_factory.mktemp("house")
+    save_model(root / "model")
+    jsonl(root / "stories.jsonl", [{"text": text, "id": f"s{n}"} for n, text in enumerate([*made_up(23), HOSTILE])])
+    jsonl(root / "queries.jsonl", [{"prompt": PROMPT, "completion": "fox"}, {"prompt": "One day, it"},
+                                   {"prompt": "He liked the", "completion": "windmill."}])
+    return root
+
+
+@pytest.fixture
+def cli(house, capsys):
+    """Runs main() in this process on the house, later arguments overruling; returns (exit code, stdout, stderr)."""
+    def run(*arguments):
+        capsys.readouterr()
+        code = main(list(map(str, ["--model", house / "model", "--stories", house / "stories.jsonl", "--top", 3,
+                                   "--device", "cpu", "--cache", "none", *arguments])))
+        return code, *capsys.readouterr()
+    return run
+
+
+@pytest.fixture
+def result(cli, tmp_path):
+    """Runs the command line to its end and returns the JSON it wrote."""
+    def run(*arguments):
+        code, _, err = cli("--json", tmp_path / "out.json", *arguments)
+        assert code == 0, err
+        return json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
+    return run

@@ -3,7 +3,7 @@ import json
 import re
 from pathlib import Path
 
-from conftest import ROOT
+from builders import ROOT
 
 MARKDOWN = [ROOT / "README.md", ROOT / "data" / "README.md", *sorted((ROOT / "notebooks").glob("*.md"))]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))

@@ -4,7 +4,7 @@ import copy
 import io
 import json
 
-from conftest import ROOT
+from builders import ROOT
 
 
 def notebook(number: str) -> dict:

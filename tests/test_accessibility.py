@@ -5,9 +5,8 @@ import re
 import matplotlib.colors
 import numpy as np
 import pytest
-from conftest import ROOT
+from builders import Parsed, ROOT, contrast, query_of, result_of
 from documents import NOTEBOOKS, cells, text
-from test_show import Parsed, contrast, query_of, result_of
 
 from helpers import show
 

@@ -3,26 +3,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import ROUNDING, VOCABULARY, random_ids, tiny_model
+from builders import ROUNDING, VOCABULARY, autograd_gradient, loss_of, random_ids, tiny_model
 from torch import nn
-from transformers.pytorch_utils import Conv1D
 
 from helpers.capture import Capture, backward_pass, find_layers, shape
 from helpers.stories import InputError, batches, vector_batch
-
-
-def loss_of(model, ids):
-    """Summed next-token loss of one unpadded sequence, written out without the helpers."""
-    logits = model(input_ids=torch.tensor([ids])).logits[0, :-1]
-    return -logits.log_softmax(-1).gather(1, torch.tensor(ids[1:])[:, None]).sum()
-
-
-def autograd_gradient(layer, loss):
-    """`(out, in+1)` from the gradients of weight and bias; the graph stays, for more of them."""
-    weights = [layer.weight] + ([layer.bias] if layer.bias is not None else [])
-    weight, *bias = torch.autograd.grad(loss, weights, retain_graph=True)
-    weight = weight.T if isinstance(layer, Conv1D) else weight
-    return torch.cat([weight, bias[0][:, None]], 1) if bias else weight
 
 
 def test_sequence_gradients_equal_autograd(family):

@@ -9,7 +9,7 @@ from importlib import import_module
 import nbformat
 import pytest
 import torch
-from conftest import ROOT
+from builders import ROOT
 from exercises import notebook, pasted, solution, solution_cells, source, tags, verdict
 from nbclient import NotebookClient
 

@@ -1,7 +1,6 @@
 """`python -m helpers`: the main job, its files, and every way in which a user can get it wrong."""
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -9,74 +8,19 @@ import time
 from html.parser import HTMLParser
 from pathlib import Path
 
+import hub
 import pytest
 import torch
+from builders import (PROMPT, REAL, ROOT, close, command, jsonl, made_up, make_model, make_tokenizer, save_model,
+                      save_pickled)
 from safetensors.torch import load_file
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-import hub  # noqa: E402
-from helpers import curvature, files, pipeline, search  # noqa: E402
-from helpers.__main__ import build_parser, main  # noqa: E402
-from helpers.stories import DATA, InputError  # noqa: E402
-from test_stories import make_model, make_tokenizer, save_pickled  # noqa: E402
+from helpers import curvature, files, pipeline
+from helpers.__main__ import build_parser
+from helpers.stories import DATA, InputError
 
-REAL = ROOT.parent / "shared" / "real"
-PROMPT = "Once upon a time there was a little"
-HOSTILE = ('</bdi><script>alert(1)</script><img src=x onerror="alert(2)"> &amp; \x1b[31m '
-           "\u202eright to left 🦊 â€œoldâ€\x9d\n\n“fox”")
 KEYS = ["model", "stories", "method", "n_train", "unit", "damping", "queries"]
 ENTRY_KEYS = ["rank", "index", "id", "text", "influence", "layers", "tokens"]
-
-
-def jsonl(path, records):
-    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
-    return path
-
-
-def made_up(count, seed=3):
-    """Short texts of the tokenizer's own words, 15 to 40 tokens each, all different."""
-    words = "there was a little fox named Tom he liked the windmill by the sea it rained they laughed".split()
-    chance = random.Random(seed)
-    return [f"Story {n}. " + " ".join(chance.choices(words, k=chance.randint(8, 25))) + "." for n in range(count)]
-
-
-def save_model(folder, **changes):
-    make_model(**{"initializer_range": 0.3} | changes).save_pretrained(folder)
-    make_tokenizer().save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def house(tmp_path_factory):
-    """A folder with a small model, stories and queries; the tests only read it."""
-    root = tmp_path_factory.mktemp("house")
-    save_model(root / "model")
-    jsonl(root / "stories.jsonl", [{"text": text, "id": f"s{n}"} for n, text in enumerate([*made_up(23), HOSTILE])])
-    jsonl(root / "queries.jsonl", [{"prompt": PROMPT, "completion": "fox"}, {"prompt": "One day, it"},
-                                   {"prompt": "He liked the", "completion": "windmill."}])
-    return root
-
-
-@pytest.fixture
-def cli(house, capsys):
-    """Runs main() in this process on the house, later arguments overruling; returns (exit code, stdout, stderr)."""
-    def run(*arguments):
-        capsys.readouterr()
-        code = main(list(map(str, ["--model", house / "model", "--stories", house / "stories.jsonl", "--top", 3,
-                                   "--device", "cpu", "--cache", "none", *arguments])))
-        return code, *capsys.readouterr()
-    return run
-
-
-@pytest.fixture
-def result(cli, tmp_path):
-    """Runs the command line to its end and returns the JSON it wrote."""
-    def run(*arguments):
-        code, _, err = cli("--json", tmp_path / "out.json", *arguments)
-        assert code == 0, err
-        return json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
-    return run
 
 
 def visible(folder):
@@ -100,22 +44,6 @@ def refused(cli, house, tmp_path):
         assert snapshot(house, tmp_path) == before
         return lines[0]
     return run
-
-
-def command(house, *arguments):
-    return [sys.executable, "-m", "helpers", *map(str, ["--model", house / "model", "--stories", house / "stories.jsonl",
-            "--top", 3, "--device", "cpu", "--cache", "none", *arguments])]
-
-
-def close(one, other, rel=1e-4):
-    """Both results show the same stories with the same values, up to rounding."""
-    for left, right in zip(one["influences"], other["influences"], strict=True):
-        scale = max(abs(token["influence"]) for token in left["tokens"])
-        assert (left["rank"], left["index"], left["id"]) == (right["rank"], right["index"], right["id"])
-        assert left["influence"] == pytest.approx(right["influence"], rel=rel, abs=rel * scale)
-        assert [t["influence"] for t in left["tokens"]] == pytest.approx([t["influence"] for t in right["tokens"]],
-                                                                         rel=rel, abs=rel * scale)
-    return True
 
 
 # -- what comes out -------------------------------------------------------------------------------
@@ -682,7 +610,6 @@ def test_an_index_killed_anywhere_goes_on_behind_its_last_part(jobs):
     kills = {"in mid part": (["index", 7], 1, 8), "between parts": (["index", 5], 1, 8), "the head": (["rename", 1], 0, 12),
              "a part": (["rename", 3], 1, 8), "the last part": (["rename", 4], 2, 4), "the answer": (["rename", 5], 3, 0)}
     groups = [[jobs.job("undisturbed", "--cache", "none", "--index", jobs.folder / "whole")]]
-    seen = []
     for n, (kill, _, _) in enumerate(kills.values()):
         more = ("--cache", "none", "--index", jobs.folder / f"index{n}")
         groups += [[jobs.job(f"killed{n}", *more, kill=kill)], [jobs.job(f"again{n}", *more)]]

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from conftest import ROOT
+from builders import ROOT
 from exercises import source, tags
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError

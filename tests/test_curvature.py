@@ -3,13 +3,13 @@ from functools import partial
 
 import pytest
 import torch
-from conftest import ROUNDING, VOCABULARY, random_ids, tiny_model
-from test_capture import autograd_gradient
+from builders import (ROUNDING, autograd_gradient, language_model_fisher, random_ids, relative, softmax_hessian,
+                      tiny_model)
 from torch import nn
 from transformers import AutoModelForCausalLM
 
 from helpers.capture import Capture, find_layers, shape
-from helpers.curvature import (EKFAC, KFAC, Identity, cache_key, corrected, covariances, eigenvectors, fit_blocks,
+from helpers.curvature import (EKFAC, KFAC, Identity, cache_key, corrected, covariances, fit_blocks,
                                load_blocks, model_key, pseudo_gradients, sampled_labels, save_blocks)
 from helpers.stories import Batch, InputError, batches
 
@@ -46,19 +46,10 @@ def gauss_newton(model, layer, inputs, output_hessian):
     return total / len(inputs)
 
 
-def softmax_hessian(logits):
-    p = logits.softmax(-1)
-    return torch.diag(p) - torch.outer(p, p)
-
-
 def softmax_root(logits):
     """Columns √p_y (p − e_y): their outer products sum to the Hessian of the cross-entropy."""
     p = logits.softmax(-1)
     return (p[:, None] - torch.eye(len(p), dtype=p.dtype)) * p.sqrt()
-
-
-def relative(found, expected):
-    return ((found - expected).norm() / expected.norm()).item()
 
 
 @pytest.mark.parametrize("method", [KFAC, EKFAC])
@@ -99,17 +90,6 @@ def test_ekfac_is_closer_than_kfac_to_the_exact_fisher_of_a_nonlinear_network():
         basis = torch.kron(block.q_s, block.q_a)
         rotated = basis.T @ exact @ basis
         assert ekfac == pytest.approx(relative(torch.diag(rotated.diagonal()), rotated), rel=1e-9)
-
-
-def language_model_fisher(model, layer, ids):
-    """The exact Fisher of the summed loss, mean over sequences: Σ_t J_tᵀ (diag p − p pᵀ) J_t by autograd."""
-    total = 0
-    for sequence in ids:
-        logits = model(input_ids=torch.tensor([sequence])).logits[0, :-1]
-        for position in logits:
-            jacobian = torch.stack([autograd_gradient(layer, value).flatten() for value in position])
-            total = total + jacobian.T @ softmax_hessian(position.detach()) @ jacobian
-    return total / len(ids)
 
 
 def repeated(ids, times):

@@ -8,7 +8,7 @@ from collections import Counter
 from itertools import chain
 
 import pytest
-from conftest import ROOT
+from builders import ROOT
 
 from helpers.stories import complete, load_model, load_stories, tokenise
 

@@ -3,7 +3,7 @@ import json
 
 import pytest
 import torch
-from conftest import random_ids, tiny_model
+from builders import PROMPT, random_ids, tiny_model
 
 accelerator = pytest.importorskip("accelerator", exc_type=(ImportError, AttributeError), reason="this PyTorch knows no devices in Python")
 
@@ -13,7 +13,6 @@ from helpers.capture import backward_pass, find_layers  # noqa: E402
 from helpers.explorer import Explorer  # noqa: E402
 
 DEVICE = torch.device(accelerator.NAME, 0)
-PROMPT = "Once upon a time there was a little"
 
 
 @pytest.fixture

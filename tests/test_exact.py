@@ -1,8 +1,7 @@
 """Exact curvature and iterative solvers against matrices that autograd builds entry by entry."""
 import pytest
 import torch
-from conftest import random_ids, tiny_model
-from test_curvature import language_model_fisher, relative
+from builders import language_model_fisher, random_ids, relative, tiny_model
 from torch import nn
 
 from helpers.capture import backward_pass, find_layers

@@ -6,7 +6,7 @@ from importlib import import_module
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from builders import ROOT
 from exercises import notebook, pasted, solution, solution_cells, source, tags, verdict
 
 from helpers import checks

@@ -2,7 +2,7 @@
 import re
 
 import pytest
-from conftest import ROOT
+from builders import ROOT
 from documents import MARKDOWN, NOTEBOOKS, sections, text
 
 PATH = ROOT / "notebooks" / "GLOSSARY.md"

@@ -5,18 +5,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import ROUNDING, random_ids, tiny_model
-from test_capture import autograd_gradient, loss_of
+from builders import QUERIES, ROUNDING, autograd_gradient, loss_of, query_loss, random_ids, tiny_model
 from torch import nn
 
 from helpers.capture import backward_pass, find_layers
-from helpers.curvature import EKFAC, KFAC, Identity, fit_blocks
+from helpers.curvature import EKFAC, KFAC, Identity
 from helpers.influence import (input_token_influence, loss_slopes, other_tokens, query_gradients, sequence_scores,
                                shift_to_predicted, token_scores, tokenwise, top_indices)
 from helpers.stories import InputError, batches
-
-QUERIES = [([3, 8, 1, 14, 9], 3), ([5, 5, 2, 7], 2)]  # ids, first completion token
-
 
 def setting(family, dtype=torch.float64, count=10, method=EKFAC):
     model, ids = tiny_model(family, dtype), random_ids(count)
@@ -34,11 +30,6 @@ def all_token_scores(model, layers, ids, ihvps, size=4):
         for (query, at), value in zip(product(range(len(QUERIES)), range(len(batch.index))), values):
             found[query, batch.index[at]] = value
     return found
-
-
-def query_loss(model, ids, start):
-    logits = model(input_ids=torch.tensor([ids])).logits[0, start - 1:-1]
-    return -logits.log_softmax(-1).gather(1, torch.tensor(ids[start:])[:, None]).sum()
 
 
 @pytest.mark.parametrize("method", [EKFAC, KFAC, Identity])

@@ -12,7 +12,7 @@ import time
 import urllib.request
 
 import pytest
-from conftest import ROOT
+from builders import ROOT
 
 NAMES = sorted(path.stem for path in (ROOT / "notebooks").glob("0*.ipynb"))
 SHOTS = ROOT / "tests" / "screenshots"

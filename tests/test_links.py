@@ -3,7 +3,7 @@ import re
 from urllib.parse import unquote, urlsplit
 
 import pytest
-from conftest import ROOT
+from builders import ROOT
 from documents import MARKDOWN, NOTEBOOKS, links, sections, text
 
 EVERYWHERE = pytest.mark.parametrize("path", MARKDOWN + NOTEBOOKS, ids=lambda path: path.relative_to(ROOT).as_posix())

@@ -4,7 +4,7 @@ import re
 import statistics
 
 import pytest
-from conftest import ROOT
+from builders import ROOT
 from exercises import source, tags
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))

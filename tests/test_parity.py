@@ -3,7 +3,7 @@ import sys
 from functools import partial
 
 import torch
-from conftest import ROOT, random_ids, tiny_model
+from builders import ROOT, random_ids, tiny_model
 from safetensors.torch import load_file
 
 from helpers.capture import backward_pass, find_layers

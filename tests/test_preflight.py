@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
+from builders import ROOT
 
 from helpers import preflight
 from helpers.preflight import Todo, numbers, satisfies

@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_cli import PROMPT, ROOT, cli, command, house, jsonl, made_up, result  # noqa: F401
+from builders import PROMPT, ROOT, command, jsonl, made_up
 
 from helpers import curvature, processes
 

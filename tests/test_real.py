@@ -1,7 +1,7 @@
 """A real TinyStories-trained model (Llama-style) on real stories, where a copy lies beside the repository."""
 import pytest
 import torch
-from conftest import ROOT
+from builders import REAL
 
 from helpers.capture import find_layers
 from helpers.influence import query_gradients, sequence_scores, tokenwise
@@ -9,7 +9,6 @@ from helpers.measure import profile_correlation
 from helpers.pipeline import Setting, fit
 from helpers.stories import Query, encode_query, load_model, load_stories, tokenise
 
-REAL = ROOT.parent / "shared" / "real"
 pytestmark = pytest.mark.skipif(not REAL.is_dir(), reason="no folder ../shared/real with a real model and real stories")
 
 

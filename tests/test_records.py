@@ -4,7 +4,7 @@ import sys
 
 import pytest
 import torch
-from conftest import ROOT
+from builders import ROOT
 
 sys.path.insert(0, str(ROOT / "data"))
 from record_planted import one_block, places, ranks, staged  # noqa: E402

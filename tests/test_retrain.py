@@ -11,7 +11,7 @@ from collections import Counter
 
 import pytest
 import torch
-from conftest import ROOT
+from builders import ROOT
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from helpers import retrain, search

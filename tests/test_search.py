@@ -10,19 +10,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import random_ids, tiny_model
+from builders import (HOSTILE, PROMPT, QUERIES, autograd_gradient, loss_of, made_up, make_model, make_tokenizer, query_loss,
+                      random_ids, tiny_model)
 from safetensors.torch import load_file, save_file
-from test_capture import autograd_gradient, loss_of
-from test_cli import HOSTILE, made_up
-from test_influence import QUERIES, query_loss
-from test_stories import complaint, make_model, make_tokenizer
 
 from helpers import curvature, influence, pipeline, search
 from helpers.capture import backward_pass, find_layers
 from helpers.search import Index, low_rank, low_rank_token_scores, products, quantise
 from helpers.stories import Corpus, InputError, Query, Story, batches, fused_attention, load_model, tokenise
-
-PROMPT = "Once upon a time there was a little"
 
 
 def pearson(x, y):

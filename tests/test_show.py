@@ -1,5 +1,4 @@
 """show.py: hostile text stays text, values stand on the right token, pages and figures really draw."""
-import html.parser
 import io
 import math
 import os
@@ -8,69 +7,13 @@ import warnings
 
 import numpy as np
 import pytest
+from builders import HOSTILE_TOKENS, Parsed, contrast, entry_of, query_of, result_of, tokens_of
 import torch
 
 from helpers import show
 from helpers.stories import InputError
 
-HOSTILE = [
-    "<script>window.pwned=1</script>", '<img src="http://127.0.0.1:9/x" onerror="window.pwned=1">', "</bdi></div><h1>free</h1>",
-    "&amp; &lt; \" ' ` -->", "مرحبا بالعالم שלום", "\u202eevil\u202c \u2066x", "😀 👨\u200d👩\u200d👧 🏴", "nul\x00 bell\x07 \x1b[31mred\x1b]0;title\x07",
-    "Iâ€™m mis-decoded Ã©", "two\nlines\r\n\ttab", "\ud800 lone", "$x^2$ \\frac{", "\u200b\ufeff\u2028", "W" * 400,
-]
 ALLOWED = {"bdi": {"class", "dir", "style"}, "span": {"title", "style"}, "br": set()}
-
-
-def tokens_of(texts, values):
-    return [{"token": t, "position": i, "influence": v, "predicted": after}
-            for i, (t, v, after) in enumerate(zip(texts, values, [*texts[1:], None]))]
-
-
-def entry_of(texts, values, rank=1, influence=None, id="17", layers=None):
-    total = float(np.sum(values)) if influence is None else influence
-    return {"rank": rank, "index": 3, "id": id, "text": "".join(texts), "influence": total,
-            "layers": layers or {f"transformer.h.{b}.mlp.{p}": total * (b - 1) for b in range(4) for p in ("c_fc", "c_proj")},
-            "tokens": tokens_of(texts, values)}
-
-
-def query_of(texts=HOSTILE, **changes):
-    values = [math.sin(3 * i) * 1e-3 for i in range(len(texts))]
-    good = entry_of([" Bramble", " keeps", " it", " in", " the", " wind", "mill", "."], [0, 1e-4, 0, 0, 2e-3, 1e-3, -5e-4, 0])
-    bad = entry_of(texts, values, rank=1, influence=-2e-3, id="<b>id</b>", layers={"<i>0</i>": 1e-3, "h.0.\x1b[2J": -1e-3})
-    return {"prompt": " ".join(texts), "completion": "<u>old</u>", "log_prob": -0.5, "influences": [good, bad], **changes}
-
-
-def result_of(*queries):
-    return {"model": "<model>\x1b", "stories": "default", "method": "ekfac", "n_train": 5, "unit": show.UNIT, "damping": {},
-            "queries": list(queries) or [query_of()]}
-
-
-class Parsed(html.parser.HTMLParser):
-    """Element names with attributes, text outside <style>, and every <span> as [text, attributes]."""
-
-    def __init__(self, source):
-        super().__init__(convert_charrefs=True)
-        self.elements, self.text, self.spans, self.skip = [], "", [], False
-        self.feed(source)
-        self.close()
-
-    def handle_starttag(self, tag, attrs):
-        self.elements.append((tag, dict(attrs)))
-        self.skip = tag == "style"
-        if tag == "span":
-            self.spans.append(["", dict(attrs)])
-
-    def handle_endtag(self, tag):
-        self.skip = False
-
-    def handle_data(self, data):
-        if not self.skip:
-            self.text += data
-            if self.spans:
-                self.spans[-1][0] += data
-
-    def handle_comment(self, data):
-        raise AssertionError(f"comment {data!r}")
 
 
 def alpha(attributes):
@@ -81,7 +24,7 @@ def alpha(attributes):
 # -- text ------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("align", show.ALIGNMENTS)
-@pytest.mark.parametrize("texts", [[t] for t in HOSTILE] + [HOSTILE, list("<script>alert(1)</script>"), ["�", "�", " ok"]])
+@pytest.mark.parametrize("texts", [[t] for t in HOSTILE_TOKENS] + [HOSTILE_TOKENS, list("<script>alert(1)</script>"), ["�", "�", " ok"]])
 def test_heatmap_shows_story_text_and_nothing_else(texts, align):
     source = show.token_heatmap(tokens_of(texts, np.linspace(-1, 1, len(texts))), align)
     parsed = Parsed(source)
@@ -107,7 +50,7 @@ def test_page_holds_no_foreign_element_and_all_text():
     assert [a for t, a in parsed.elements if t == "h1"] == [{}] and source.count("<style>") == 1
     assert not any(k.startswith("on") or k == "src" for _, attrs in parsed.elements for k in attrs)
     assert all(a["href"] in ("#q1", "#q2") for t, a in parsed.elements if t == "a")
-    assert show.visible("".join(HOSTILE), "⏎") in parsed.text
+    assert show.visible("".join(HOSTILE_TOKENS), "⏎") in parsed.text
     assert "<b>id</b>" in parsed.text and "<u>old</u>" in parsed.text and "<model>⟨U+001B⟩" in parsed.text
     policy = [a["content"] for t, a in parsed.elements if a.get("http-equiv") == "Content-Security-Policy"]
     assert policy == ["default-src 'none'; style-src 'unsafe-inline'"]
@@ -200,13 +143,6 @@ def test_names_are_as_short_as_they_may_be():
     assert "story-2657" in text and "story story" not in text
 
 
-def contrast(a, b):
-    def light(colour):
-        return sum(w * (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4) for w, c in zip((0.2126, 0.7152, 0.0722), colour))
-    high, low = sorted((light(a), light(b)), reverse=True)
-    return (high + 0.05) / (low + 0.05)
-
-
 @pytest.mark.parametrize("theme", [0, 1])
 def test_text_is_readable_on_every_shade(theme):
     def colour(name):
@@ -254,7 +190,7 @@ def test_display_brings_its_style():
 # -- terminal --------------------------------------------------------------------------------------
 
 def test_text_table_is_narrow_plain_and_complete():
-    for text in [*HOSTILE, "漢字" * 60, "😀" * 90]:
+    for text in [*HOSTILE_TOKENS, "漢字" * 60, "😀" * 90]:
         table = show.text_table(query_of([text, " then", text]))
         assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", table)
         assert max(sum(map(show._columns, line)) for line in table.split("\n")) <= 100
@@ -284,7 +220,7 @@ def drawn(fig):
 def test_plot_token_heatmap(align):
     words = ["One", " day", " the", " wind", "mill"] * 12 + ["."]
     values = [0.0, 0.0, 2e-3, 0.0, -1e-3] * 12 + [0.0]
-    entries = [entry_of(words, values), entry_of(HOSTILE, np.linspace(-1e-3, 1e-3, len(HOSTILE)), rank=2)]
+    entries = [entry_of(words, values), entry_of(HOSTILE_TOKENS, np.linspace(-1e-3, 1e-3, len(HOSTILE_TOKENS)), rank=2)]
     fig = show.plot_token_heatmap(entries, align)
     drawn(fig)
     ax, bar = fig.axes
@@ -382,7 +318,7 @@ def test_page_in_chromium(browser, tmp_path, scheme):
     tab.keyboard.press("ArrowLeft")  # the radios take the keyboard too
     assert shown()[1] == read
     text = tab.locator("article").nth(1).locator(".tw-input .tw-text")
-    assert text.evaluate("e => e.textContent") == show.visible("".join(HOSTILE), "⏎")
+    assert text.evaluate("e => e.textContent") == show.visible("".join(HOSTILE_TOKENS), "⏎")
     dark = tab.evaluate("getComputedStyle(document.body).backgroundColor")
     assert (sum(map(int, re.findall(r"\d+", dark))) < 150) == (scheme == "dark")
     assert text.evaluate("e => getComputedStyle(e).unicodeBidi") == "isolate"

@@ -6,7 +6,7 @@ import sys
 from collections import Counter
 
 import pytest
-from conftest import ROOT
+from builders import ROOT
 from exercises import notebook, source, tags
 
 NUMBERS = sorted(path.name[:2] for path in (ROOT / "notebooks").glob("0*.ipynb"))

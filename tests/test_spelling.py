@@ -9,7 +9,7 @@ import tokenize
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from builders import ROOT
 from documents import MARKDOWN, NOTEBOOKS, prose, text, without_code
 
 SOURCES = sorted([*(ROOT / "helpers").glob("*.py"), *(ROOT / "data").glob("*.py")])

@@ -6,61 +6,15 @@ import sys
 import time
 from pathlib import Path
 
+import hub
 import pyarrow
 import pyarrow.parquet
 import pytest
 import torch
+from builders import ADVICE, REAL, ROOT, TEXTS, complaint, make_model, make_tokenizer, save_pickled
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-import hub  # noqa: E402
-from helpers import stories as room  # noqa: E402
-from helpers.stories import InputError, Query, Story  # noqa: E402
-
-REAL = Path(__file__).resolve().parents[2] / "shared" / "real"
-TEXTS = ["Once upon a time there was a little fox named Tom. He liked the windmill.",
-         "“Look!” said Lily – a café 🎈 by the sea.\n\nThey laughed.", "One day, it rained. The end."]
-ADVICE = ("give ", "check ", "choose ", "save ", "write ", "make ", "connect ", "replace ", "shorten ", "ask ", "type ",
-          "at least ")
-
-
-def complaint(call, *arguments, **options):
-    """The message of the InputError that the call raises: one line, with advice after the colon."""
-    with pytest.raises(InputError) as caught:
-        call(*arguments, **options)
-    message = str(caught.value)
-    assert "\n" not in message and len(message) < 400
-    assert any(": " + word in message for word in ADVICE), message
-    return message
-
-
-def make_tokenizer(bos_eos=False):
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-    from transformers import PreTrainedTokenizerFast
-    backend = Tokenizer(models.BPE())
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    backend.train_from_iterator(TEXTS * 3, trainers.BpeTrainer(
-        vocab_size=400, special_tokens=["<|endoftext|>"], show_progress=False,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
-    if bos_eos:
-        end = ("<|endoftext|>", 0)
-        backend.post_processor = processors.TemplateProcessing(
-            single="<|endoftext|> $A <|endoftext|>", special_tokens=[end])
-    return PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<|endoftext|>", eos_token="<|endoftext|>")
-
-
-def make_model(**changes):
-    from transformers import GPTNeoConfig, GPTNeoForCausalLM
-    torch.manual_seed(0)
-    settings = dict(hidden_size=16, num_layers=2, num_heads=2, attention_types=[[["global", "local"], 1]],
-                    vocab_size=400, max_position_embeddings=64, window_size=8, bos_token_id=0, eos_token_id=0)
-    return GPTNeoForCausalLM(GPTNeoConfig(**settings | changes)).eval()
-
-
-def save_pickled(model, folder):
-    model.config.save_pretrained(folder)
-    torch.save(model.state_dict(), folder / "pytorch_model.bin")
+from helpers import stories as room
+from helpers.stories import InputError, Query, Story
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,7 @@ import re
 from importlib import import_module
 
 import pytest
-from conftest import ROOT
+from builders import ROOT
 from exercises import notebook, source, verdict
 
 from helpers import checks
