@@ -1,6 +1,6 @@
 """What everything costs: times as ratios to one plain forward and backward pass, peak memory, and how both grow.
 
-    python tests/bench.py [--only default,real,1M,growth,terminal] [--stories 512] [--json FILE] [--png FILE]
+    python data/record_benchmark.py [--only default,real,1M,growth,terminal] [--stories 512] [--json FILE] [--png FILE]
 
 The plain pass computes the gradients of all parameters, with the model as transformers ships it. Everything in one
 table shares model, batches, precision and threads, and was timed in one process; peak memory is that of a fresh process
@@ -34,7 +34,7 @@ from safetensors.torch import load_file
 from transformers import GPTNeoConfig, GPTNeoForCausalLM
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "data")]
+sys.path.insert(0, str(ROOT))
 from helpers import processes
 from helpers.capture import backward_pass, find_layers
 from helpers.curvature import EKFAC, as_blocks, corrected, covariances, eigenvectors, sampled_labels

@@ -1,19 +1,25 @@
 """The benchmark runs, names every row, and keeps what it measured before; its numbers are not judged here."""
 import json
 import math
+import os
 import sys
 
-import bench
 import pytest
 import torch
+from builders import ROOT
+
+sys.path.insert(0, str(ROOT / "data"))
+import record_benchmark  # noqa: E402
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not os.environ.get("RUN_BENCHMARK"), reason="set RUN_BENCHMARK=1 to try the benchmark")]
 
 
 @pytest.fixture
 def measure(monkeypatch, capsys):
     """Runs the benchmark with these options in this process, where libraries are loaded already; what it prints."""
     def run(*options):
-        monkeypatch.setattr(sys, "argv", ["bench.py", "--quick", "--threads", "1", *map(str, options)])
-        bench.main()
+        monkeypatch.setattr(sys, "argv", ["record_benchmark.py", "--quick", "--threads", "1", *map(str, options)])
+        record_benchmark.main()
         return capsys.readouterr().out
 
     threads = torch.get_num_threads()
