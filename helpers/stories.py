@@ -121,8 +121,12 @@ def _model_folder(name):
         folder = _fetch_model(str(name))
     if not os.path.isfile(folder / "config.json"):
         raise InputError(f"{name} has no config.json: give a folder written by save_pretrained")
-    if not any(folder.glob("*.safetensors")) and not any(folder.glob("pytorch_model*.bin")):
-        raise InputError(f"{name} has no weights (model.safetensors): give a folder written by save_pretrained")
+    if not any(folder.glob("*.safetensors")):
+        if not any(folder.glob("pytorch_model*.bin")):
+            raise InputError(f"{name} has no weights (model.safetensors): give a folder written by save_pretrained")
+        if torch.__version__ < (2, 6):  # CVE-2025-32434: before, reading a pickle could run code whatever was asked
+            raise InputError(f"the weights of {name} are a pytorch_model.bin, which torch {torch.__version__} cannot read "
+                             "safely: install torch 2.6 or newer, or replace them by model.safetensors")
     return folder
 
 

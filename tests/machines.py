@@ -1,0 +1,191 @@
+"""Runs the notebooks and the everyday tests on other machines, as far as this one can stand in for them, and prints a table.
+
+    python tests/machines.py [--settings "ATen default" oldest …] [--parts 01 04 tests …] [--strict] [--table]
+
+A setting is a processor (environment variables hide what this one can do), a number of threads, or an environment of
+its own with other versions of Python and of the packages. Each has its own cache, so that it fits its own factors. A
+result is kept in .cache/machines/results.json until one of the files that it comes from changes: what was cut off goes
+on where it was. Hours on two cores for all of it.
+"""
+import argparse
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree as ElementTree
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+KEPT = ROOT / ".cache" / "machines"
+CORES = os.cpu_count()
+PARTS = [*(path.name[:2] for path in sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))), "tests"]
+
+# Variables of each setting. With one thread for each process, as many run side by side as there are cores.
+ONE = {"OMP_NUM_THREADS": "1"}
+SETTINGS = {
+    "as is": {"OMP_NUM_THREADS": str(CORES)},
+    "1 thread": ONE,
+    "2 threads": {"OMP_NUM_THREADS": "2"},
+    "4 threads": {"OMP_NUM_THREADS": "4", "OMP_WAIT_POLICY": "passive"},  # else more threads than cores wait for one another
+    "MKL SSE4.2": ONE | {"MKL_ENABLE_INSTRUCTIONS": "SSE4_2"},
+    "MKL AVX2": ONE | {"MKL_ENABLE_INSTRUCTIONS": "AVX2"},
+    "MKL AVX-512": ONE | {"MKL_ENABLE_INSTRUCTIONS": "AVX512"},
+    "oneDNN AVX2": ONE | {"ONEDNN_MAX_CPU_ISA": "AVX2"},
+    "oneDNN AMX": ONE | {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_AMX"},
+    "ATen default": ONE | {"ATEN_CPU_CAPABILITY": "default"},
+    "ATen AVX2": ONE | {"ATEN_CPU_CAPABILITY": "avx2"},
+    "oldest": ONE,
+    "newest": ONE,
+    "Python 3.12": ONE,
+}
+PYTHONS = {"oldest": "3.10", "newest": "3.13", "Python 3.12": "3.12"}  # the settings with an environment of their own
+ABOUT = ("import platform, torch, transformers; print(f'Python {platform.python_version()}, torch {torch.__version__}, "
+         "transformers {transformers.__version__}, {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads')")
+
+
+# -- environments ----------------------------------------------------------------------------------
+
+def requirements(name: str) -> list[str]:
+    """The lines of tests/requirements.txt and of requirements.txt; for `oldest` each at its lower bound."""
+    lines = [line for path in (ROOT / "requirements.txt", ROOT / "tests" / "requirements.txt")
+             for line in path.read_text(encoding="utf-8").splitlines() if re.match(r"\w", line)]
+    return [re.sub(r">=([\d.]+).*", lambda found: "==" + exact(found[1]), line) if name == "oldest" else line for line in lines]
+
+
+def exact(bound: str) -> str:
+    """2.4 → 2.4.*, 8 → 8.0.*, 0.4.5 → 0.4.5"""
+    parts = bound.split(".")
+    return bound if len(parts) > 2 else ".".join((parts + ["0"])[:2]) + ".*"
+
+
+def python_of(setting: str) -> str | None:
+    """The Python of the setting, with everything installed; None where its version is not on this machine."""
+    if setting not in PYTHONS:
+        return sys.executable
+    version = PYTHONS[setting]
+    folder = KEPT / f"python {setting}"
+    python = folder / ("Scripts" if os.name == "nt" else "bin") / "python"
+    done = folder / "requirements.txt"
+    lines = requirements(setting)
+    if done.is_file() and done.read_text(encoding="utf-8").splitlines() == lines:
+        return str(python)
+    candidates = sorted(Path.home().glob(f".pyenv/versions/{version}.*/bin/python"))
+    base = shutil.which(f"python{version}") or next(map(str, candidates), None)
+    if not base:
+        return None
+    subprocess.run([base, "-m", "venv", "--clear", folder], check=True)
+    for more in (lines, ["--no-deps", "kronfluence>=1.0.1,<2"]):
+        subprocess.run([python, "-m", "pip", "install", "--quiet", *more], check=True)
+    done.write_text("\n".join(lines), encoding="utf-8")
+    return str(python)
+
+
+# -- one cell of the table -------------------------------------------------------------------------
+
+def sources(part: str) -> str:
+    """A fingerprint of the files that a part runs."""
+    patterns = ["helpers/**/*.py", "data/**/*", "pyproject.toml", "tests/**/*.py" if part == "tests" else f"notebooks/{part}_*.ipynb"]
+    digest = hashlib.sha256()
+    for path in sorted(path for pattern in patterns for path in ROOT.glob(pattern) if path.is_file() and "__pycache__" not in path.parts):
+        if not any(folder.startswith(".") for folder in path.relative_to(ROOT).parts):
+            digest.update(f"{path.relative_to(ROOT)} ".encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def run(setting: str, part: str, python: str, strict: bool) -> dict:
+    """What pytest says of a part: {"seconds", "first": the first failing cell or test, or ""}."""
+    folder = KEPT / setting
+    folder.mkdir(parents=True, exist_ok=True)
+    report, log = folder / f"{part}.xml", folder / f"{part}.log"
+    report.unlink(missing_ok=True)
+    command = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}"]
+    if part == "tests":
+        command += ["-m", "not slow", "tests"]
+    else:
+        (notebook,) = (ROOT / "notebooks").glob(f"{part}_*.ipynb")
+        command += ["-o", "addopts=", "--nbval" if strict else "--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=3600", "-x",
+                    "-p", "conftest", notebook]  # the plugin of the tests compares numbers up to rounding
+    start = time.monotonic()
+    with log.open("w", encoding="utf-8") as out:
+        done = subprocess.run(command, cwd=ROOT, stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+                              env=os.environ | SETTINGS[setting]
+                              | {"XDG_CACHE_HOME": str(folder / "cache"), "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "tests")))})
+    first = failing(report) if report.is_file() else f"no report, exit code {done.returncode}: {log}"
+    return {"seconds": round(time.monotonic() - start), "first": first or ("" if done.returncode == 0 else f"exit code {done.returncode}")}
+
+
+def failing(report: Path) -> str:
+    """The first test or cell of a report that failed, and how: it stops, or it prints something else."""
+    for case in ElementTree.parse(report).iter("testcase"):
+        for problem in (*case.iter("failure"), *case.iter("error")):
+            said = problem.text or ""
+            name = case.get("name").rpartition("::")[2]
+            stops = name.startswith("Cell") and re.findall(r"^\w*(?:Error|Exception|Exit|Interrupt)\b.*", said, re.M)
+            return f"{name} stops: {stops[-1][:60]}" if stops else name if not name.startswith("Cell") else f"{name} prints otherwise"
+    return ""
+
+
+# -- the table -------------------------------------------------------------------------------------
+
+def load() -> dict:
+    path = KEPT / "results.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def save(results: dict) -> None:
+    KEPT.mkdir(parents=True, exist_ok=True)
+    partial = KEPT / "results.partial"
+    partial.write_text(json.dumps(results, indent=1), encoding="utf-8")
+    partial.replace(KEPT / "results.json")
+
+
+def table(results: dict, settings: list[str], parts: list[str]) -> str:
+    """Markdown: ok and seconds, the first failing cell, or a dash for what was not run on the files as they are."""
+    now, lines = {part: sources(part) for part in parts}, [" | ".join(["", "setting", *parts, ""]).strip(), "|---" * (1 + len(parts)) + "|"]
+    for setting in settings:
+        row = []
+        for part in parts:
+            found = results.get(setting, {}).get(part)
+            row.append("–" if not found else (found["first"] or f"ok {found['seconds']} s") + (" (older files)" if found["sources"] != now[part] else ""))
+        lines.append(f"| {setting} | " + " | ".join(row) + " |")
+    about = [f"{setting}: {results[setting]['about']}" for setting in settings if "about" in results.get(setting, {})]
+    return "\n".join([*lines, "", *about])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS), metavar="NAME", help=", ".join(SETTINGS))
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, metavar="PART", help=", ".join(PARTS))
+    parser.add_argument("--strict", action="store_true", help="compare printed text too, not only look for errors")
+    parser.add_argument("--table", action="store_true", help="print what is known, run nothing")
+    args = parser.parse_args()
+    results = load()
+    for setting in [] if args.table else args.settings:
+        python = python_of(setting)
+        if python is None:
+            print(f"{setting}: no Python {PYTHONS[setting]} on this machine", flush=True)
+            continue
+        known = results.setdefault(setting, {})
+        known["about"] = subprocess.run([python, "-c", ABOUT], env=os.environ | SETTINGS[setting], capture_output=True, text=True).stdout.strip()
+
+        def cell(part, setting=setting, python=python, known=known):
+            before = sources(part)
+            if known.get(part, {}).get("sources") == before and not known[part]["first"]:
+                return
+            known[part] = run(setting, part, python, args.strict) | {"sources": before}
+            save(results)
+            print(f"{setting} · {part}: {known[part]['first'] or 'ok'} ({known[part]['seconds']} s)", flush=True)
+
+        with ThreadPoolExecutor(max(1, CORES // int(SETTINGS[setting]["OMP_NUM_THREADS"]))) as pool:
+            list(pool.map(cell, args.parts))
+    print(table(results, args.settings, args.parts))
+    return int(any(results.get(setting, {}).get(part, {"first": "-"})["first"] for setting in args.settings for part in args.parts))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
