@@ -33,7 +33,7 @@ HOSTILE_TOKENS = [
     "Iâ€™m mis-decoded Ã©", "two\nlines\r\n\ttab", "\ud800 lone", "$x^2$ \\frac{", "\u200b\ufeff\u2028", "W" * 400,
 ]
 ADVICE = ("give ", "check ", "choose ", "save ", "write ", "make ", "connect ", "replace ", "shorten ", "ask ", "type ",
-          "at least ")
+          "install ", "at least ")
 
 
 # -- models, tokenizers, sequences -----------------------------------------------------------------
@@ -156,6 +156,15 @@ def relative(found, expected):
 def command(house, *arguments):
     return [sys.executable, "-m", "helpers", *map(str, ["--model", house / "model", "--stories", house / "stories.jsonl",
             "--top", 3, "--device", "cpu", "--cache", "none", *arguments])]
+
+
+def visible(folder):
+    """What is kept in a folder, without its lock files."""
+    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+
+
+def snapshot(*folders):
+    return {path: path.read_bytes() if path.is_file() else None for folder in folders for path in folder.rglob("*")}
 
 
 def close(one, other, rel=1e-4):

@@ -2,22 +2,32 @@
 import json
 import os
 import shutil
+from functools import partial
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported: a thread for each worker, and for the kernels it starts
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest  # noqa: E402
-from builders import HOSTILE, PROMPT, jsonl, made_up, save_model  # noqa: E402
+from builders import HOSTILE, PROMPT, jsonl, made_up, save_model, snapshot  # noqa: E402
+from printed import Printed  # noqa: E402
 
 from helpers.__main__ import main  # noqa: E402
 
 
 def pytest_collection_modifyitems(items):
-    """What runs a notebook or a browser is slow; the other slow tests say so themselves."""
+    """What runs a notebook or a browser is slow (the others say so themselves); a cell may print what rounding explains."""
     for item in items:
-        if item.path.suffix == ".ipynb" or "browser" in getattr(item, "fixturenames", ()):
+        notebook = item.path.suffix == ".ipynb"
+        if notebook or "browser" in getattr(item, "fixturenames", ()):
             item.add_marker("slow")
+        if notebook:
+            item.sanitize = partial(rounded, item.sanitize)
+
+
+def rounded(sanitize, output):
+    output = sanitize(output)
+    return Printed(output) if isinstance(output, str) else output
 
 
 @pytest.fixture(params=["gpt_neo", "gpt2", "llama"])
@@ -68,3 +78,35 @@ def result(cli, tmp_path):
         assert code == 0, err
         return json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
     return run
+
+
+@pytest.fixture
+def refused(cli, house, tmp_path):
+    """The error line of a run that must fail with code 2, print nothing else and leave no file changed."""
+    def run(*arguments):
+        before = snapshot(house, tmp_path)
+        code, out, err = cli(*arguments)
+        lines = [line for line in err.split("\n") if line.startswith("error: ")]
+        assert code == 2 and out == "" and "Traceback" not in err, err
+        assert len(lines) == 1 and err.endswith(lines[0] + "\n"), err
+        assert snapshot(house, tmp_path) == before
+        return lines[0]
+    return run
+
+
+@pytest.fixture
+def on_small_disk(cli):
+    """The command line while files of this process cannot grow beyond 1 KB: the system's own error, in mid-write.
+
+    Only during the call: the limit would stop pytest's own report as well when that goes to a file.
+    """
+    resource = pytest.importorskip("resource")
+
+    def limited(*arguments):
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+        try:
+            return cli(*arguments)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    return limited

@@ -1,10 +1,12 @@
-"""The exercises of the notebooks: solution cells, notebooks with all solutions pasted in, and a check's verdict."""
+"""The exercises of the notebooks: solution cells, notebooks with all solutions pasted in, runs, a check's verdict."""
 import contextlib
 import copy
 import io
 import json
+from pathlib import Path
 
 from builders import ROOT
+from printed import alike
 
 
 def notebook(number: str) -> dict:
@@ -34,6 +36,30 @@ def pasted(content: dict) -> dict:
         (stub,) = [cell for cell in done["cells"] if f"def my_{name}(" in source(cell)]
         stub["source"] = definition
     return done
+
+
+def run_all(content: dict, folder: Path, **options):
+    """The notebook, run from top to bottom in this folder. Raises CellExecutionError."""
+    import nbformat
+    from nbclient import NotebookClient
+    ran = nbformat.reads(json.dumps(content), as_version=4)
+    NotebookClient(ran, timeout=900, resources={"metadata": {"path": str(folder)}}).execute(**options)
+    return ran
+
+
+def printed(cell) -> str:
+    return "".join("".join(output["text"]) for output in cell["outputs"] if output["output_type"] == "stream")
+
+
+def unlike(ran, stored, solved: bool) -> list[tuple[str, str]]:
+    """(cell, what it printed) where it is not as stored, up to rounding, or, if all is solved, a check objects."""
+    found = []
+    for now, then in zip(ran, stored):
+        if now["cell_type"] == "code" and "nbval-ignore-output" not in tags(then):
+            said, check = printed(now), solved and "checks." in source(now)
+            if not (said.startswith("✓") if check else alike(printed(then), said)):
+                found.append((source(now), said))
+    return found
 
 
 def solution(number: str, name: str):

@@ -29,7 +29,7 @@ class Request(NamedTuple):
 
 
 class Endpoint(str):
-    """The server's URL; `log` lists every Request answered so far."""
+    """The server's URL; `log` lists every Request answered so far, or of a silent one every connection."""
     log: list
 
 
@@ -185,9 +185,20 @@ def serve(models=None, datasets=None, gated=()):
 
 @contextmanager
 def silent():
-    """An endpoint that takes connections and never answers, as some firewalls do."""
+    """An endpoint that takes connections and never answers, as some firewalls do. Yields an Endpoint."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        endpoint = Endpoint(f"http://127.0.0.1:{listener.getsockname()[1]}")
+        endpoint.log = []
+        threading.Thread(target=_take, args=(listener, endpoint.log), daemon=True).start()
+        yield endpoint
+
+
+def _take(listener, taken):
+    while True:
+        try:
+            taken.append(listener.accept()[0])
+        except OSError:  # closed: the block is over
+            return
 
 
 def nowhere():

@@ -1,12 +1,11 @@
-"""Readable for everybody: contrast, colour blindness, pictures in words, tables with headings, keyboard."""
-import json
+"""Readable for everybody: contrast, colour blindness, pictures in words, keyboard. For texts see test_texts.py."""
 import re
 
 import matplotlib.colors
 import numpy as np
 import pytest
-from builders import Parsed, ROOT, contrast, query_of, result_of
-from documents import NOTEBOOKS, cells, text
+from builders import Parsed, contrast, query_of, result_of
+from documents import NOTEBOOKS, cells
 
 from helpers import show
 
@@ -21,8 +20,10 @@ SIMULATED = {
     "deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
     "tritanopia": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
 }
-TO_XYZ = np.array([[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]])
-THEMES = [dict(re.findall(r"--(\w+):(#\w+)", block)) for block in re.findall(r"\{(--bg[^}]*)\}", show.CSS.replace("\n", ""))]
+TO_XYZ = np.array([[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750],
+                   [0.0193339, 0.1191920, 0.9503041]])
+THEMES = [dict(re.findall(r"--(\w+):(#\w+)", block))
+          for block in re.findall(r"\{(--bg[^}]*)\}", show.CSS.replace("\n", ""))]
 
 
 def rgb(colour):
@@ -46,14 +47,16 @@ def distance(one, other, sight):
 
 def test_the_simulation_keeps_grey_and_confuses_red_with_green():
     assert all(np.allclose(np.sum(matrix, 1), 1, atol=1e-5) for matrix in SIMULATED.values())
-    assert lab(WHITE) == pytest.approx([100, 0, 0], abs=1e-6) and lab("#FF0000") == pytest.approx([53.24, 80.09, 67.20], abs=0.05)
+    assert lab(WHITE) == pytest.approx([100, 0, 0], abs=1e-6)
+    assert lab("#FF0000") == pytest.approx([53.24, 80.09, 67.20], abs=0.05)
     traffic = {sight: distance("#C85000", "#787800", sight) for sight in SIMULATED}
     assert traffic["deuteranopia"] < 15 < 50 < traffic["normal"]
 
 
 @pytest.mark.parametrize("sight", SIMULATED)
 def test_orange_blue_and_grey_stay_apart_for_every_sight(sight):
-    found = {pair: distance(*pair, sight) for pair in ((ORANGE, BLUE), (ORANGE, GREY), (BLUE, GREY), (ORANGE, WHITE), (BLUE, WHITE))}
+    pairs = (ORANGE, BLUE), (ORANGE, GREY), (BLUE, GREY), (ORANGE, WHITE), (BLUE, WHITE)
+    found = {pair: distance(*pair, sight) for pair in pairs}
     print(sight, {pair: round(value) for pair, value in found.items()})
     assert found[ORANGE, BLUE] > 100 and min(found.values()) > 30
 
@@ -67,7 +70,8 @@ def test_shades_of_both_signs_stay_apart_for_every_sight(sight, background):
     assert all(distance(shade(share), shade(-share), sight) > 75 * share for share in (0.2, 0.5, 1.0))
     assert all(distance(shade(share), background, sight) > 35 for share in (-1.0, 1.0))
     cmap, norm = show._colours(1.0)
-    assert background != "#fff" or all(np.allclose(cmap(norm(share))[:3], shade(share), atol=0.02) for share in (-1, -0.5, 0.5, 1))
+    assert background != "#fff" or all(
+        np.allclose(cmap(norm(share))[:3], shade(share), atol=0.02) for share in (-1, -0.5, 0.5, 1))
 
 
 def test_curves_of_both_signs_differ_in_dashes_too():
@@ -78,22 +82,24 @@ def test_curves_of_both_signs_differ_in_dashes_too():
 def test_bars_underlines_and_focus_are_seen_in_both_themes():
     assert len(THEMES) == 2
     outline = re.search(r"focus-visible\+label\{outline:\d+px solid rgb\(([\d,]+)\)", show.PAGE_CSS)[1]
-    assert outline == ",".join(map(str, show.BLUE)) and f"border-bottom:.16em solid rgb({','.join(map(str, show.ORANGE))})" in show.CSS
+    blue, orange = (",".join(map(str, colour)) for colour in (show.BLUE, show.ORANGE))
+    assert outline == blue and f"border-bottom:.16em solid rgb({orange})" in show.CSS
     for theme in THEMES:
-        assert min(contrast(rgb(colour), rgb(theme[ground])) for colour in (ORANGE, BLUE) for ground in ("bg", "page")) >= 3
+        found = [contrast(rgb(colour), rgb(theme[ground])) for colour in (ORANGE, BLUE) for ground in ("bg", "page")]
+        assert min(found) >= 3
 
 
-def drawn_colours(number):
+def drawn_colours(path):
     """Names of colours and colour maps in the code of a notebook."""
-    (path,) = [path for path in NOTEBOOKS if path.name.startswith(number)]
     code = "\n".join(cells(path, "code"))
-    return set(re.findall(r"\"(#[0-9A-Fa-f]{6})\"", code)) | set(re.findall(r"cmap=\"(\w+)\"", code)) | {
-        name for name in re.findall(r"\"([a-z]+)\"", code) if name in matplotlib.colors.CSS4_COLORS} | set(re.findall(r"\"(C\d|tab:\w+)\"", code))
+    named = {name for name in re.findall(r"\"([a-z]+)\"", code) if name in matplotlib.colors.CSS4_COLORS}
+    patterns = r"\"(#[0-9A-Fa-f]{6})\"", r"cmap=\"(\w+)\"", r"\"(C\d|tab:\w+)\""
+    return named.union(*(re.findall(pattern, code) for pattern in patterns))
 
 
-@pytest.mark.parametrize("number", [path.name[:2] for path in NOTEBOOKS])
-def test_figures_keep_to_the_palette(number):
-    assert drawn_colours(number) <= PALETTE
+def test_figures_keep_to_the_palette():
+    foreign = {path.stem: drawn_colours(path) - PALETTE for path in NOTEBOOKS}
+    assert not any(foreign.values()), foreign
 
 
 def test_lines_of_the_palette_are_seen_on_white():
@@ -101,35 +107,10 @@ def test_lines_of_the_palette_are_seen_on_white():
     assert min(contrast(rgb(colour), rgb(WHITE)) for colour in lines) >= 3
 
 
-# -- words -----------------------------------------------------------------------------------------
-
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_html_in_notebooks_has_table_headings_and_words_for_pictures(path):
-    outputs = [output.get("data", {}) for cell in json.loads(path.read_text("utf-8"))["cells"] for output in cell.get("outputs", [])]
-    for source in [text(path), *("".join(data["text/html"]) for data in outputs if "text/html" in data)]:
-        for table in re.findall(r"<table.*?</table>", source, re.S):
-            assert "<th" in table
-        for picture in re.findall(r"<(?:img|svg)\b[^>]*>", source):
-            assert re.search(r"(alt|aria-label)=\"[^\"]{10,}\"", picture), picture
-    assert all("text/plain" in data for data in outputs if "image/png" in data or "text/html" in data)
-
-
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_headings_go_down_one_step_at_a_time(path):
-    depths = [len(marks) for marks in re.findall(r"^(#+) ", re.sub(r"```.*?```", "", text(path), flags=re.S), re.M)]
-    assert depths[0] == 1 and all(after <= before + 1 for before, after in zip(depths, depths[1:]))
-
-
-def test_every_table_has_headings():
-    for path in [*NOTEBOOKS, *ROOT.glob("*.md"), *(ROOT / "notebooks").glob("*.md")]:
-        for rule in re.finditer(r"^(\|.*\|)\n\|(?:\s*:?-+:?\s*\|)+$", text(path), re.M):
-            assert sum(bool(head.strip()) for head in rule[1].strip("|").split("|")) >= 2, rule[1]
-
-
 def test_a_layer_strip_is_told_in_words():
-    (strip,) = [attributes for tag, attributes in Parsed(show.layer_strip({"h.0.c_fc": 1e-3, "h.1.c_fc": -2e-3})).elements
-                if attributes.get("role") == "img"]
-    assert strip["aria-label"] == "influence by layer, strongest h.1.c_fc: -0.00200 nats"
+    parsed = Parsed(show.layer_strip({"h.0.c_fc": 1e-3, "h.1.c_fc": -2e-3}))
+    (strip,) = [attributes for _, attributes in parsed.elements if attributes.get("role") == "img"]
+    assert all(word in strip["aria-label"] for word in ("by layer", "h.1.c_fc", "-0.00200 nats"))
 
 
 # -- a real browser --------------------------------------------------------------------------------
@@ -169,7 +150,8 @@ def opened(browser, tmp_path):
 def test_all_text_of_a_page_is_readable(opened, scheme):
     tab = opened(color_scheme=scheme)
     tab.evaluate("document.querySelectorAll('details').forEach(details => details.open = true)")
-    found = [(contrast(np.array(ink) / 255, np.array(ground) / 255), words) for ink, ground, words in tab.evaluate(COLOURS)]
+    found = [(contrast(np.array(ink) / 255, np.array(ground) / 255), words)
+             for ink, ground, words in tab.evaluate(COLOURS)]
     assert len(found) > 60 and min(found)[0] >= 4.5, min(found)
 
 
@@ -177,10 +159,12 @@ def test_the_keyboard_reaches_everything_and_shows_where_it_is(opened):
     tab, stops = opened(), []
     for _ in range(9):
         tab.keyboard.press("Tab")
-        stops.append(tab.evaluate("""() => { const at = document.activeElement, seen = at.matches('input') ? at.nextElementSibling : at
+        stops.append(tab.evaluate("""() => {
+            const at = document.activeElement, seen = at.matches('input') ? at.nextElementSibling : at
             const style = getComputedStyle(seen)
-            return [at.id || at.getAttribute('href') || at.tagName, style.outlineStyle != 'none' && parseFloat(style.outlineWidth) > 0] }"""))
-    assert [name for name, _ in stops[:8]] == ["SUMMARY", "#q1", "#q2", "tw-input", *["SUMMARY"] * 4] and stops[8][0] == "BODY"
+            return [at.id || at.getAttribute('href') || at.tagName,
+                    style.outlineStyle != 'none' && parseFloat(style.outlineWidth) > 0] }"""))
+    assert [name for name, _ in stops] == ["SUMMARY", "#q1", "#q2", "tw-input", *["SUMMARY"] * 4, "BODY"]
     assert all(seen for _, seen in stops[:8])  # settings, questions, alignment, then the tokens of each card
     for details in (tab.locator("header details"), tab.locator("article details").first):
         details.locator("summary").focus()
@@ -189,4 +173,5 @@ def test_the_keyboard_reaches_everything_and_shows_where_it_is(opened):
     tab.locator("#tw-input").focus()
     tab.keyboard.press("ArrowRight")
     assert tab.locator("#tw-predicted").is_checked() and tab.locator(".tw-predicted").first.is_visible()
-    assert tab.evaluate("document.getElementById(document.activeElement.getAttribute('aria-describedby')).textContent").strip() == "A token's influence stands"
+    described = tab.evaluate("document.activeElement.getAttribute('aria-describedby')")
+    assert "influence" in tab.locator(f"#{described}").text_content()

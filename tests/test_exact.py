@@ -1,12 +1,14 @@
 """Exact curvature and iterative solvers against matrices that autograd builds entry by entry."""
+from functools import partial
+
 import pytest
 import torch
 from builders import language_model_fisher, random_ids, relative, tiny_model
 from torch import nn
 
-from helpers.capture import backward_pass, find_layers
+from helpers.capture import find_layers
 from helpers.curvature import (EKFAC, KFAC, BlockDiagonal, Dense, Diagonal, GaussNewton, Hessian, Identity,
-                               as_parameters, conjugate_gradients, flatten, lissa, unflatten, weights)
+                               as_parameters, conjugate_gradients, flatten, lissa, pseudo_gradients, unflatten, weights)
 from helpers.stories import batches, logits_of, vector_batch
 
 DAMPING = 0.05
@@ -49,18 +51,17 @@ def test_theta_is_the_models_weights_and_goes_back_into_it(toy, truth):
     assert torch.equal(theta, truth[0])
     moved = as_parameters(unflatten(theta + 0.1, layers), layers)
     found = torch.cat([logits_of(model, batch, moved)[:, 0] for batch in batches()])
-    torch.testing.assert_close(found, logits(theta + 0.1))
+    torch.testing.assert_close(found, logits(theta + 0.1), rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind, at", [(Hessian, 1), (GaussNewton, 2)])
 def test_exact_products_and_blocks(toy, truth, kind, at):
     model, layers, batches, *_ = toy
     matrix, v = kind(model, layers, batches, DAMPING), some_vectors(layers, 2, 3)
-    torch.testing.assert_close(flatten(matrix.product(v)), flatten(v) @ truth[at])
-    torch.testing.assert_close(flatten(matrix.matvec(v)), flatten(v) @ truth[at] + DAMPING * flatten(v))
-    torch.testing.assert_close(matrix.dense(), truth[at])
-    torch.testing.assert_close(matrix.dense("2"), truth[at][25:, 25:])
-    assert truth[1].ne(truth[2]).any()
+    assert relative(flatten(matrix.product(v)), flatten(v) @ truth[at]) < 1e-8
+    assert relative(flatten(matrix.matvec(v)), flatten(v) @ truth[at] + DAMPING * flatten(v)) < 1e-8
+    assert relative(matrix.dense(), truth[at]) < 1e-8 and relative(matrix.dense("2"), truth[at][25:, 25:]) < 1e-8
+    assert relative(truth[1], truth[2]) > 0.01  # two matrices that can be told apart
 
 
 def test_every_curvature_solves_what_its_dense_matrix_says(toy, truth):
@@ -73,18 +74,19 @@ def test_every_curvature_solves_what_its_dense_matrix_says(toy, truth):
     v = some_vectors(layers, 2)
     for matrix in matrices:
         whole = matrix.dense() + (0 if isinstance(matrix, Identity) else DAMPING) * torch.eye(43)
-        torch.testing.assert_close(flatten(matrix.matvec(v)), flatten(v) @ whole.T)
-        torch.testing.assert_close(flatten(matrix.solve(v)), torch.linalg.solve(whole, flatten(v).T).T, rtol=1e-6, atol=1e-8)
-        torch.testing.assert_close(matrix.dense("0"), matrix.dense()[:25, :25])
+        assert relative(flatten(matrix.matvec(v)), flatten(v) @ whole.T) < 1e-8
+        assert relative(flatten(matrix.solve(v)), torch.linalg.solve(whole, flatten(v).T).T) < 1e-6
+        assert relative(matrix.dense("0"), matrix.dense()[:25, :25]) < 1e-8
         if not isinstance(matrix, (Dense, GaussNewton)):
-            expected = torch.einsum("bp,pq,bq->b", flatten({"0": v["0"]}), torch.linalg.inv(whole[:25, :25]), flatten({"0": v["0"]}))
-            torch.testing.assert_close(matrix.norms("0", v["0"]), expected)
+            one, inverse = v["0"].flatten(1), torch.linalg.inv(whole[:25, :25])
+            expected = torch.einsum("bp,pq,bq->b", one, inverse, one)
+            assert relative(matrix.norms("0", v["0"]), expected) < 1e-6
 
 
 def test_blocks_are_the_diagonal_blocks_and_nothing_else(toy, truth):
     model, layers, batches, *_ = toy
     found = BlockDiagonal(Dense(truth[2], layers, DAMPING), layers, DAMPING).dense()
-    torch.testing.assert_close(found, torch.block_diag(truth[2][:25, :25], truth[2][25:, 25:]))
+    assert relative(found, torch.block_diag(truth[2][:25, :25], truth[2][25:, 25:])) < 1e-8
 
 
 def test_fishers(toy, truth):
@@ -95,17 +97,14 @@ def test_fishers(toy, truth):
     losses = nn.functional.cross_entropy(logits(truth[0].requires_grad_()), labels, reduction="none")
     rows = torch.stack([torch.autograd.grad(loss, truth[0], retain_graph=True)[0] for loss in losses])
     truth[0].requires_grad_(False)
-    torch.testing.assert_close(Dense.fisher(model, layers, batches, 0, labels="data").dense(), rows.T @ rows / 30)
+    assert relative(Dense.fisher(model, layers, batches, 0, labels="data").dense(), rows.T @ rows / 30) < 1e-8
 
 
 def test_diagonal_is_the_diagonal_of_the_fisher(toy):
     model, layers, batches, *_ = toy
-    found = Diagonal.fit(model, layers, batches, 0.1).dense()
-    captured = [backward_pass(model, layers, batch) for batch in batches()]
-    assert torch.equal(found, torch.diag(found.diagonal())) and captured
-    dense = Dense.fisher(model, layers, batches, 0.1, draws=500).dense().diagonal()
-    several = torch.stack([Diagonal.fit(model, layers, batches, 0.1, seed=seed).dense().diagonal() for seed in range(500)]).mean(0)
-    torch.testing.assert_close(several, dense, rtol=0.15, atol=1e-4)
+    found = Diagonal.fit(model, layers, batches, 0.1, pseudo=partial(pseudo_gradients, labels="data")).dense()
+    expected = Dense.fisher(model, layers, batches, 0.1, labels="data").dense()
+    assert relative(found, torch.diag(expected.diagonal())) < 1e-8
 
 
 @pytest.mark.parametrize("kind", ["gpt_neo", "gpt2", "llama"])
@@ -116,7 +115,7 @@ def test_gauss_newton_of_a_language_model_with_padding(kind):
     matrix = GaussNewton(model, {name: layer}, stream, DAMPING)
     v = some_vectors({name: layer}, 2)
     error = relative(flatten(matrix.product(v)), flatten(v) @ language_model_fisher(model, layer, ids))
-    assert error < (1e-12 if kind == "gpt2" else 1e-5)  # the others compute parts of a pass in float32
+    assert error < (1e-9 if kind == "gpt2" else 1e-3)  # the others compute parts of a pass in float32
 
 
 def test_conjugate_gradients_with_a_good_preconditioner_need_fewer_steps(toy, truth):
@@ -127,7 +126,7 @@ def test_conjugate_gradients_with_a_good_preconditioner_need_fewer_steps(toy, tr
     lengths = []
     for preconditioner in (None, EKFAC.fit(model, layers, batches, damping)):
         x, history = conjugate_gradients(exact.matvec, v, preconditioner, steps=300, tolerance=1e-9)
-        torch.testing.assert_close(flatten(x), target, rtol=1e-4, atol=1e-5)
+        assert relative(flatten(x), target) < 1e-3
         lengths.append(len(history))
     assert lengths[1] < lengths[0]
 
@@ -140,8 +139,8 @@ def test_conjugate_gradients_leave_a_zero_vector_at_zero(toy):
 
 
 def test_lissa_converges_to_the_solution_and_too_small_a_scale_diverges(toy, truth):
-    model, layers, batches, *_ = toy
-    exact, v = GaussNewton(model, layers, batches, DAMPING), some_vectors(layers)
+    layers = toy[1]
+    exact, v = Dense(truth[2], layers, DAMPING), some_vectors(layers)
     whole = truth[2] + DAMPING * torch.eye(43)
     largest = torch.linalg.eigvalsh(whole)[-1].item()
     target = torch.linalg.solve(whole, flatten(v))

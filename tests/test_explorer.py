@@ -1,11 +1,10 @@
-"""The explorer: its numbers against what shares no code with them, and its panel under whatever people type and click."""
+"""The explorer: its numbers against what shares no code with them, its panel under whatever people type and click."""
 import html
 import json
 import os
 import random
 import re
 import signal
-import threading
 from dataclasses import replace
 
 import pytest
@@ -23,15 +22,17 @@ PROMPT = "It was raining, and the frog said thank you"
 
 @pytest.fixture(scope="module")
 def explorer(tmp_path_factory):
-    """Over the first sixty stories, all that is planted for one rule, and one hostile story."""
+    """Over the first forty stories, all that is planted for one rule, and one hostile story."""
     model, tokenizer = load_model("default", "cpu")
     everything = tokenise(load_stories("default"), tokenizer, 512)
-    rows = sorted({*range(60), *(row for row, story in enumerate(everything.stories) if "said thank you twice" in story.text)})
+    planted = [row for row, story in enumerate(everything.stories) if "said thank you twice" in story.text]
+    rows = sorted({*range(40), *planted})
     evil = tokenise([Story("evil<b>", EVIL + " " + PROMPT + " twice.")], tokenizer, 512)
-    corpus = Corpus([everything.stories[row] for row in rows] + evil.stories, [everything.ids[row] for row in rows] + evil.ids)
+    corpus = Corpus([everything.stories[row] for row in rows] + evil.stories,
+                    [everything.ids[row] for row in rows] + evil.ids)
     setting = pipeline.Setting(model, tokenizer, find_layers(model), corpus, quiet=True)
-    index = pipeline.open_index(setting, tmp_path_factory.mktemp("index"), fit_limit=40)
-    return Explorer(setting, index, {"kfac": pipeline.fit(setting, "kfac", 40)})
+    index = pipeline.open_index(setting, tmp_path_factory.mktemp("index"), fit_limit=20)
+    return Explorer(setting, index, {"kfac": pipeline.fit(setting, "kfac", 20)})
 
 
 @pytest.fixture(scope="module")
@@ -39,63 +40,75 @@ def question(explorer):
     return explorer.ask(PROMPT)
 
 
-def exact_scores(explorer, question, method, chosen):
-    """All scores from exact gradients, by the road of notebook 04."""
-    setting = explorer.setting
-    one = {name: part[chosen].sum(0, keepdim=True) for name, part in question.gradients.items()}
-    return influence.sequence_scores(setting.model, setting.layers, setting.stream(), explorer.curvatures[method].solve(one),
-                                     len(setting.corpus))[0]
+@pytest.fixture(scope="module")
+def exact(explorer, question):
+    """All scores from exact gradients, by the road of notebook 04, in one pass: `{(method, tokens): (N,)}`."""
+    setting, whole = explorer.setting, (0, 1, 2)
+    wanted = [("ekfac", whole), ("kfac", whole), ("identity", whole), *(("ekfac", (at,)) for at in whole)]
+    solved = []
+    for method, chosen in wanted:
+        one = {name: part[list(chosen)].sum(0, keepdim=True) for name, part in question.gradients.items()}
+        solved.append(explorer.curvatures[method].solve(one))
+    ihvps = {name: torch.cat([part[name] for part in solved]) for name in setting.layers}
+    scores = influence.sequence_scores(setting.model, setting.layers, setting.stream(), ihvps, len(setting.corpus))
+    return dict(zip(wanted, scores))
 
 
 def test_the_model_writes_greedily_or_by_chance_that_repeats(explorer):
     assert explorer.ask(PROMPT).query.completion == " twice"
-    drawn = [explorer.ask("Once upon a time", length=6, temperature=1.2, seed=seed).query.completion for seed in (1, 1, 2, 3)]
+    drawn = [explorer.ask("Once upon a time", length=6, temperature=1.2, seed=seed).query.completion
+             for seed in (1, 1, 2, 3)]
     assert drawn[0] == drawn[1] and len(set(drawn)) > 1
     assert len(explorer.ask("Once upon a time", length=3).tokens) <= 3
 
 
-def test_words_of_a_completion_add_up(explorer, question):
+def test_words_of_a_completion_add_up(explorer, question, exact):
     assert len(question.tokens) == 3 and "".join(question.tokens) == question.query.completion
-    alone = [exact_scores(explorer, question, "ekfac", [at]) for at in range(3)]
-    whole = exact_scores(explorer, question, "ekfac", [0, 1, 2])
-    assert (sum(alone) - whole).abs().max() < 1e-4 * whole.abs().max()
+    alone, whole = [exact["ekfac", (at,)] for at in range(3)], exact["ekfac", (0, 1, 2)]
+    assert (sum(alone) - whole).abs().max() < 1e-3 * whole.abs().max()
     for chosen in ([1], [0, 2]):
         view, truth = explorer.view(question, chosen, top=4), sum(alone[at] for at in chosen)
+        room = 1e-3 * truth.abs().max().item()
         for entry in view["influences"]:
-            assert entry["influence"] == pytest.approx(truth[entry["index"]].item(), abs=1e-4 * truth.abs().max().item())
+            assert entry["influence"] == pytest.approx(truth[entry["index"]].item(), abs=room)
         assert [text for text, marked in view["explained"] if marked] == [question.tokens[at] for at in chosen]
         assert view["log_prob"] == pytest.approx(question.log_probs[chosen].sum().item())
 
 
 @pytest.mark.parametrize("method", ["ekfac", "kfac", "identity"])
-def test_a_view_holds_the_exact_top_of_its_method(explorer, question, method):
-    truth = exact_scores(explorer, question, method, [0, 1, 2])
+def test_a_view_holds_the_exact_top_of_its_method(explorer, question, exact, method):
+    truth = exact[method, (0, 1, 2)]
+    room = 1e-3 * truth.abs().max().item()  # two stories as near as that may change places
     view = explorer.view(question, method=method, top=5)
     ((best, worst),) = influence.top_indices(truth[None], 5)
-    assert [entry["index"] for entry in view["influences"]] == best + worst
     profiles = []
-    for entry in view["influences"]:
-        assert entry["influence"] == pytest.approx(truth[entry["index"]].item(), abs=1e-4 * truth.abs().max().item())
-        assert sum(entry["layers"].values()) == pytest.approx(entry["influence"], abs=1e-5)
-        assert sum(token["influence"] for token in entry["tokens"]) == pytest.approx(entry["influence"], abs=1e-5)
-        assert entry["standing"]["rank"] == pytest.approx(1 + int((truth > truth[entry["index"]]).sum()), abs=1)
+    for entry, row in zip(view["influences"], best + worst, strict=True):
+        assert entry["influence"] == pytest.approx(truth[row].item(), abs=room)
+        assert entry["influence"] == pytest.approx(truth[entry["index"]].item(), abs=room)
+        assert sum(entry["layers"].values()) == pytest.approx(entry["influence"], abs=room)
+        assert sum(token["influence"] for token in entry["tokens"]) == pytest.approx(entry["influence"], abs=room)
+        higher, as_high = (int((truth > entry["influence"] + shift).sum()) for shift in (room, -room))
+        assert higher <= entry["standing"]["rank"] - 1 <= as_high
         profiles.append([token["influence"] for token in entry["tokens"]][:40])
-    assert torch.corrcoef(torch.tensor(profiles)).triu(1).max() < 0.99  # two stories have two profiles
+    found = torch.corrcoef(torch.tensor(profiles))[torch.ones(10, 10).triu(1) > 0]
+    assert found.mean() < 0.7  # two stories have two profiles
     assert sum(view["distribution"]["counts"]) == len(truth)
 
 
 def test_one_layer_shows_that_layers_values(explorer, question):
     name = list(explorer.setting.layers)[-1]
     for entry in explorer.view(question, layer=name, top=3)["influences"]:
-        assert sum(token["influence"] for token in entry["tokens"]) == pytest.approx(entry["layers"][name], abs=1e-6)
+        values = [token["influence"] for token in entry["tokens"]]
+        assert sum(values) == pytest.approx(entry["layers"][name], abs=1e-3 * sum(map(abs, values)))
 
 
-def test_word_matching_lists_by_cosine_and_shows_influence(explorer, question):
-    view, truth = explorer.view(question, method="tfidf", top=4), exact_scores(explorer, question, "ekfac", [0, 1, 2])
+def test_word_matching_lists_by_cosine_and_shows_influence(explorer, question, exact):
+    truth, view = exact["ekfac", (0, 1, 2)], explorer.view(question, method="tfidf", top=4)
+    room = 1e-3 * truth.abs().max().item()
     similar = [entry["similarity"] for entry in view["influences"]]
     assert similar == sorted(similar, reverse=True) and len(similar) == 8
     for entry in view["influences"]:
-        assert entry["influence"] == pytest.approx(truth[entry["index"]].item(), abs=1e-4 * truth.abs().max().item())
+        assert entry["influence"] == pytest.approx(truth[entry["index"]].item(), abs=room)
 
 
 def test_norms_are_those_of_the_curvature(explorer):
@@ -104,15 +117,16 @@ def test_norms_are_those_of_the_curvature(explorer):
         captured, _ = pipeline.backward_pass(setting.model, setting.layers, batch)
         squares = sum(explorer.index.matrix.norms(name, captured[name].gradients()) for name in setting.layers)
         found = explorer.index.norms(setting.corpus)[batch.index]
-        assert torch.allclose(found.double(), squares.double().sqrt(), rtol=1e-4)
+        assert torch.allclose(found.double(), squares.double().sqrt(), rtol=1e-3)
 
 
 def test_a_text_of_ones_own_is_scored_as_a_story_of_the_corpus_would_be(explorer, question):
     corpus, row = explorer.setting.corpus, 5
     alone = Corpus([Story("mine", corpus.stories[row].text)], [corpus.ids[row]])
     for chosen in (None, [1]):
-        own, kept = explorer._of_new(question, alone, "ekfac", chosen), explorer.values(question, [row], chosen=chosen)[row]
-        assert (own - kept).abs().max() < 1e-4 * kept.abs().max()
+        own = explorer._of_new(question, alone, "ekfac", chosen)
+        kept = explorer.values(question, [row], chosen=chosen)[row]
+        assert (own - kept).abs().max() < 1e-3 * kept.abs().max()
     (entry,) = explorer.look_up(question, "The frog said nothing at all, and nobody minded.")["influences"]
     assert entry["id"] == "your text" and "one copy of your text" in entry["note"] and "planted" not in entry
 
@@ -120,7 +134,8 @@ def test_a_text_of_ones_own_is_scored_as_a_story_of_the_corpus_would_be(explorer
 def test_an_id_that_is_a_number_comes_before_the_row(explorer):
     own = explorer.setting
     try:
-        corpus = Corpus([Story(str(row), story.text) for row, story in enumerate(own.corpus.stories, 1)], own.corpus.ids)
+        numbered = [Story(str(row), story.text) for row, story in enumerate(own.corpus.stories, 1)]
+        corpus = Corpus(numbered, own.corpus.ids)
         explorer.setting = replace(own, corpus=corpus)
         assert explorer.find("7") == 6 and explorer.find(str(len(corpus))) == len(corpus) - 1
         assert explorer.find("0") == 0  # no id: a row
@@ -197,7 +212,7 @@ def asked(panel, prompt, completion=""):
 
 
 def safe(markup):
-    assert "<script" not in markup.lower() and "<img" not in markup.lower() and "\u202e" not in markup and "\x00" not in markup
+    assert not any(evil in markup.lower() for evil in ("<script", "<img", "\u202e", "\x00"))
 
 
 def test_picking_an_example_answers_it(panel):
@@ -205,11 +220,12 @@ def test_picking_an_example_answers_it(panel):
     assert "Answered in" in said(panel) and panel.found.value.count("<article") == 10 and panel.chosen == [0, 1, 2]
 
 
+@pytest.mark.slow
 def test_whatever_is_typed_gets_a_sentence_and_is_escaped(panel):
     draw = random.Random(0)
     alphabet = "abc 😀é\u0301\u202e\u200f<>&\"'\\\n\t\x00\x1b字مر" + "".join(map(chr, range(0x1F600, 0x1F610)))
-    typed = [EVIL, "", "   ", "🐸", "\ud83d", "a" * 5000, "مرحبا بالعالم", "{}%s$x^2$", *("".join(draw.choices(alphabet, k=draw.randint(1, 40)))
-                                                                                   for _ in range(8))]
+    noise = ["".join(draw.choices(alphabet, k=draw.randint(1, 40))) for _ in range(3)]
+    typed = [EVIL, "", "   ", "\ud83d", "a" * 5000, "مرحبا بالعالم", "{}%s$x^2$", *noise]
     for text in typed:
         answer = asked(panel, text, draw.choice(["", "", text, " yes"]))
         assert answer and "Traceback" not in answer and "That did not work" not in answer, (text, answer)
@@ -241,7 +257,8 @@ def test_before_a_question_everything_says_what_to_do(panel):
 def test_every_switch_changes_the_picture_and_none_breaks_it(panel, explorer):
     asked(panel, PROMPT)
     seen = {panel.found.value}
-    for widget, value in ((panel.align, "predicted"), (panel.scale, True), (panel.threshold, 0.3), (panel.layer, list(explorer.setting.layers)[2]),
+    layer = list(explorer.setting.layers)[2]
+    for widget, value in ((panel.align, "predicted"), (panel.scale, True), (panel.threshold, 0.3), (panel.layer, layer),
                           (panel.top, 2), (panel.method, "identity"), (panel.beside, "kfac"), (panel.method, "tfidf")):
         widget.value = value
         assert "Answered in" in said(panel) and panel.found.value not in seen
@@ -253,9 +270,10 @@ def test_every_switch_changes_the_picture_and_none_breaks_it(panel, explorer):
     assert "Answered in" in said(panel) and panel.chosen == [0, 1, 2]
 
 
+@pytest.mark.slow
 def test_rapid_clicks_and_two_panels_at_once(panel, explorer):
     other = Panel(explorer, [PROMPT])
-    for at in range(30):
+    for at in range(8):
         one, prompt = (panel, PROMPT) if at % 2 else (other, "Once upon a time there was")
         one.prompt.value = prompt
         one.ask.click()
@@ -265,21 +283,20 @@ def test_rapid_clicks_and_two_panels_at_once(panel, explorer):
     assert all("Answered" in said(one) or "no token" in said(one) for one in (panel, other))
 
 
-def test_an_interrupt_leaves_the_panel_usable(panel):
+@pytest.mark.parametrize("room, step", [(influence, "query_gradients"), (influence, "token_scores"),
+                                        (show, "fragment")])
+def test_an_interrupt_leaves_the_panel_usable(room, step, panel, monkeypatch):
+    """Ctrl-C while the question is read, while stories are compared, while the picture is drawn."""
+    prompt = f"Once upon a time a frog had {step}"  # asked by no other test: nothing is known of it
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        for delay in (0.02, 0.1, 0.2):
-            timer = threading.Timer(delay, os.kill, (os.getpid(), signal.SIGINT))
-            timer.start()
-            try:
-                answer = asked(panel, f"Once upon a time {delay} there was a", " frog" * 20)
-                timer.join()
-            except KeyboardInterrupt:  # the answer was faster
-                answer = "Answered"
-            assert "Interrupted" in answer or "Answered" in answer
-        assert "Answered in" in asked(panel, PROMPT)
+        with monkeypatch.context() as patch:
+            patch.setattr(room, step, lambda *given, **more: signal.raise_signal(signal.SIGINT))
+            assert "Interrupted" in asked(panel, prompt)
     finally:
         signal.signal(signal.SIGINT, before)
+    assert "Answered in" in asked(panel, prompt)
+    assert "Answered in" in asked(panel, PROMPT)
 
 
 def test_a_fault_of_ours_is_one_sentence(panel, monkeypatch):
@@ -288,13 +305,16 @@ def test_a_fault_of_ours_is_one_sentence(panel, monkeypatch):
 
 
 def test_saved_files_are_those_of_the_terminal(panel):
+    name = "influence-it-was-raining-and-the-frog-said-thank-y"
     asked(panel, PROMPT)
     for kind in ("html", "json"):
         panel.save[kind].click()
-        assert f"Saved as influence-it-was-raining-and-the-frog-said-thank-y.{kind}" in said(panel) and "base64," in panel.saved.value
-    result = json.load(open("influence-it-was-raining-and-the-frog-said-thank-y.json", encoding="utf-8"))
+        assert f"Saved as {name}.{kind}" in said(panel) and "base64," in panel.saved.value
+    with open(f"{name}.json", encoding="utf-8") as file:
+        result = json.load(file)
     assert list(result) == ["model", "stories", "method", "n_train", "unit", "damping", "queries"]
-    assert {"rank", "index", "id", "text", "influence", "layers", "tokens"} <= result["queries"][0]["influences"][0].keys()
+    entry = result["queries"][0]["influences"][0]
+    assert {"rank", "index", "id", "text", "influence", "layers", "tokens"} <= entry.keys()
     os.chmod(".", 0o555)
     try:
         panel.save["json"].click()

@@ -6,12 +6,13 @@ import sys
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from builders import PROMPT, ROOT, command, jsonl, made_up
+from safetensors.torch import load_file
 
 from helpers import curvature, processes
 
-pytestmark = pytest.mark.skipif(not torch.distributed.is_available() or os.name != "posix", reason="needs torch.distributed")
+pytestmark = pytest.mark.skipif(not torch.distributed.is_available() or os.name != "posix",
+                                reason="needs torch.distributed")
 
 SEVERAL = """
 import contextlib, json, os, sys
@@ -33,7 +34,8 @@ shares["any"] = [processes.anywhere(False), processes.anywhere(processes.rank() 
 def sums(share):
     return [[name, part.tolist(), str(part.dtype)] for name, part in processes.totals(share).items()]
 def full():
-    return {"b": torch.ones(2, 1, dtype=torch.float64), "ä/Λ": torch.tensor(2.0 + processes.rank(), dtype=torch.float64)}
+    two = {"dtype": torch.float64}
+    return {"b": torch.ones(2, 1, **two), "ä/Λ": torch.tensor(2.0 + processes.rank(), **two)}
 shares["totals"] = [sums(full() if processes.rank() in having else {}) for having in ([0], [1], [0, 1], [])]
 shares["who"] = [processes.rank(), processes.world()]
 (out / f"shares.{processes.rank()}.json").write_text(json.dumps(shares))
@@ -45,21 +47,28 @@ TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--np
 
 def torchrun(*arguments):
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    return subprocess.run([*TORCHRUN, *map(str, arguments)], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+    return subprocess.run([*TORCHRUN, *map(str, arguments)], cwd=ROOT, env=environment, capture_output=True, text=True,
+                          timeout=300)
 
 
-def same(found, expected, rel=1e-5):
-    """The whole JSON is equal, numbers to rounding; a token's rounding is measured on its story's largest."""
+def same(found, expected, rel=1e-3):
+    """The whole JSON is equal, numbers to rounding, which is measured on the largest of their kind.
+
+    Two processes add float32 numbers in another order than one. What goes wrong between processes (a share that is
+    lost or counted twice, other labels) changes values by percents.
+    """
     assert found.keys() == expected.keys()
     for key in found.keys() - {"queries", "damping"}:
         assert found[key] == expected[key]
-    assert found["damping"] == pytest.approx(expected["damping"], rel=rel) and list(found["damping"]) == list(expected["damping"])
+    assert found["damping"] == pytest.approx(expected["damping"], rel=rel)
+    assert list(found["damping"]) == list(expected["damping"])
     for one, other in zip(found["queries"], expected["queries"], strict=True):
         assert (one["prompt"], one["completion"]) == (other["prompt"], other["completion"])
         assert one["log_prob"] == pytest.approx(other["log_prob"], rel=rel)
         scale = max(abs(e["influence"]) for e in other["influences"])
         for left, right in zip(one["influences"], other["influences"], strict=True):
-            assert [left[key] for key in ("rank", "index", "id", "text")] == [right[key] for key in ("rank", "index", "id", "text")]
+            for key in ("rank", "index", "id", "text"):
+                assert left[key] == right[key]
             assert left["influence"] == pytest.approx(right["influence"], rel=rel, abs=rel * scale)
             assert left["layers"] == pytest.approx(right["layers"], rel=rel, abs=rel * scale)
             most = max(abs(t["influence"]) for t in right["tokens"])
@@ -69,7 +78,7 @@ def same(found, expected, rel=1e-5):
 
 
 @pytest.fixture(scope="module")
-def two(house, tmp_path_factory):  # noqa: F811
+def two(house, tmp_path_factory):
     """The folder in which two processes did every job, one after the other."""
     out = tmp_path_factory.mktemp("two")
     jsonl(out / "one.jsonl", [{"text": made_up(1)[0]}])
@@ -78,8 +87,8 @@ def two(house, tmp_path_factory):  # noqa: F811
             "again": ["--method", "kfac", "--cache", out / "cache"],
             "index": ["--index", out / "index"], "ask": ["--index", out / "index"],
             "single": ["--stories", out / "one.jsonl", "--top", "1"]}
-    lines = {name: command(house, "--queries", house / "queries.jsonl", *more, "--batch-size", 4, "--json", out / f"{name}.json")[3:]
-             for name, more in jobs.items()}
+    ask = ("--queries", house / "queries.jsonl", "--batch-size", 4)
+    lines = {name: command(house, *ask, *more, "--json", out / f"{name}.json")[3:] for name, more in jobs.items()}
     (out / "several.py").write_text(SEVERAL, encoding="utf-8")
     done = torchrun(out / "several.py", json.dumps(lines), out)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -91,8 +100,9 @@ def of(out, name):
     return json.loads((out / f"{name}.json").read_text(encoding="utf-8"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["plain", "all", "prefilter", "identity", "kfac", "again", "single"])
-def test_two_processes_equal_one(name, two, house, result, tmp_path):  # noqa: F811
+def test_two_processes_equal_one(name, two, house, result, tmp_path):
     out, jobs = two
     mine = [tmp_path / "all.safetensors" if name == "all" and "safetensors" in str(a) else a for a in jobs[name]]
     expected = result("--queries", house / "queries.jsonl", *mine, "--batch-size", 4, "--cache", "none")
@@ -101,18 +111,20 @@ def test_two_processes_equal_one(name, two, house, result, tmp_path):  # noqa: F
         found, wanted = load_file(out / "all.safetensors"), load_file(tmp_path / "all.safetensors")
         assert found.keys() == wanted.keys()
         for key in wanted:
-            torch.testing.assert_close(found[key], wanted[key], rtol=1e-5, atol=1e-5 * wanted[key].abs().max().item())
+            torch.testing.assert_close(found[key], wanted[key], rtol=1e-3, atol=1e-3 * wanted[key].abs().max().item())
     tables = [(out / f"{name}.{rank}.out").read_text() for rank in (0, 1)]
     assert tables[0].count("Stories that raise") == len(expected["queries"]) and tables[1] == ""
 
 
+@pytest.mark.slow
 def test_factors_that_two_processes_kept_serve_both(two):
     out, _ = two
     assert [path.suffix for path in (out / "cache").glob("*") if not path.name.startswith(".")] == [".safetensors"]
-    assert of(out, "kfac") == of(out, "again")
+    same(of(out, "again"), of(out, "kfac"))
 
 
-def test_an_index_that_two_processes_built_is_asked_by_one(two, house, result, capsys):  # noqa: F811
+@pytest.mark.slow
+def test_an_index_that_two_processes_built_is_asked_by_one(two, house, result, capsys):
     out, _ = two
     ask = ("--queries", house / "queries.jsonl", "--batch-size", 4)
     expected = result(*ask)
@@ -121,9 +133,10 @@ def test_an_index_that_two_processes_built_is_asked_by_one(two, house, result, c
     alone = result(*ask, "--index", out / "index")
     assert {path.name: path.read_bytes() for path in (out / "index").iterdir()} == held  # nothing was missing
     for found in (of(out, "index"), of(out, "ask"), alone):
-        same(found, expected, rel=1e-4)
+        same(found, expected)
 
 
+@pytest.mark.slow
 def test_every_row_has_one_process(two):
     shares = [json.loads((two[0] / f"shares.{rank}.json").read_text()) for rank in (0, 1)]
     for total in (0, 1, 2, 7):
@@ -137,16 +150,20 @@ def test_every_row_has_one_process(two):
                                    (([[1.0], [1.0]], 2.0), ([[1.0], [1.0]], 3.0), ([[2.0], [2.0]], 5.0))] + [[]]
 
 
-def test_the_module_itself_under_torchrun_prints_one_table(house, result, tmp_path):  # noqa: F811
-    done = torchrun("-m", "helpers", *command(house, PROMPT, "--completion", "fox", "--json", tmp_path / "two.json")[3:])
+@pytest.mark.slow
+def test_the_module_itself_under_torchrun_prints_one_table(house, result, tmp_path):
+    asked = command(house, PROMPT, "--completion", "fox", "--json", tmp_path / "two.json")
+    done = torchrun("-m", "helpers", *asked[3:])
     assert done.returncode == 0 and done.stdout.count("Stories that raise") == 1, done.stderr[-3000:]
     same(json.loads((tmp_path / "two.json").read_text()), result(PROMPT, "--completion", "fox"))
 
 
-def test_a_mistake_under_torchrun_is_told_and_ends(house, tmp_path):  # noqa: F811
-    done = torchrun("-m", "helpers", *command(house, PROMPT, "--completion", "fox", "--top", 25, "--json", tmp_path / "a.json")[3:])
+@pytest.mark.slow
+def test_a_mistake_under_torchrun_is_told_and_ends(house, tmp_path):
+    asked = command(house, PROMPT, "--completion", "fox", "--top", 25, "--json", tmp_path / "a.json")
+    done = torchrun("-m", "helpers", *asked[3:])
     assert done.returncode != 0 and done.stdout == "" and not (tmp_path / "a.json").exists()
-    assert "error: --top 25 asks for more than the 24 stories there are" in done.stderr
+    assert "error: --top 25" in done.stderr and "give at most 24" in done.stderr
 
 
 def test_one_process_alone_gets_back_what_it_gave():

@@ -9,7 +9,8 @@ from helpers.measure import profile_correlation
 from helpers.pipeline import Setting, fit
 from helpers.stories import Query, encode_query, load_model, load_stories, tokenise
 
-pytestmark = pytest.mark.skipif(not REAL.is_dir(), reason="no folder ../shared/real with a real model and real stories")
+pytestmark = [pytest.mark.slow,
+              pytest.mark.skipif(not REAL.is_dir(), reason="no folder ../shared/real with a real model and stories")]
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +32,7 @@ def test_real_stories_are_complete_and_not_flat(real):
     values = tokenwise(setting.model, setting.layers, setting.stream(sorted({row for _, row in pairs})), ihvps,
                        len(setting.corpus), pairs)
     for query, row in pairs:
-        assert abs(values[query, row].sum() - scores[query, row]) < 1e-4 * abs(scores[query, row])
+        assert abs(values[query, row].sum() - scores[query, row]) < 1e-3 * values[query, row].abs().sum()
     for query in range(2):
         assert profile_correlation([values[pair].sum(0) for pair in pairs if pair[0] == query]) < 0.3
 

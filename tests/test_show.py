@@ -7,8 +7,8 @@ import warnings
 
 import numpy as np
 import pytest
-from builders import HOSTILE_TOKENS, Parsed, contrast, entry_of, query_of, result_of, tokens_of
 import torch
+from builders import HOSTILE_TOKENS, Parsed, contrast, entry_of, query_of, result_of, tokens_of
 
 from helpers import show
 from helpers.stories import InputError
@@ -24,7 +24,8 @@ def alpha(attributes):
 # -- text ------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("align", show.ALIGNMENTS)
-@pytest.mark.parametrize("texts", [[t] for t in HOSTILE_TOKENS] + [HOSTILE_TOKENS, list("<script>alert(1)</script>"), ["�", "�", " ok"]])
+@pytest.mark.parametrize("texts", [*([t] for t in HOSTILE_TOKENS), HOSTILE_TOKENS, list("<script>alert(1)</script>"),
+                                   ["�", "�", " ok"]])
 def test_heatmap_shows_story_text_and_nothing_else(texts, align):
     source = show.token_heatmap(tokens_of(texts, np.linspace(-1, 1, len(texts))), align)
     parsed = Parsed(source)
@@ -122,12 +123,14 @@ def test_not_finite_is_refused(bad):
 
 
 def test_layer_strip_bars_point_the_right_way():
-    parsed = Parsed(show.layer_strip({"transformer.h.0.mlp.c_fc": 2e-3, "transformer.h.0.mlp.c_proj": -1e-3, "model.layers.11.up_proj": 0.0, "head": 1e-3}))
+    parsed = Parsed(show.layer_strip({"transformer.h.0.mlp.c_fc": 2e-3, "transformer.h.0.mlp.c_proj": -1e-3,
+                                      "model.layers.11.up_proj": 0.0, "head": 1e-3}))
     bars = [a["style"] for t, a in parsed.elements if t == "i"]
-    assert [b.split(";")[:2] for b in bars] == [["bottom:50%", "height:50%"], ["top:50%", "height:25%"], ["bottom:50%", "height:0%"],
-                                               ["bottom:50%", "height:25%"]]
+    assert [b.split(";")[:2] for b in bars] == [["bottom:50%", "height:50%"], ["top:50%", "height:25%"],
+                                               ["bottom:50%", "height:0%"], ["bottom:50%", "height:25%"]]
     assert parsed.text == "011head"
-    assert [a["title"] for t, a in parsed.elements if a.get("class") == "tw-bar"][1] == "transformer.h.0.mlp.c_proj: -0.00100 nats"
+    titles = [a["title"] for t, a in parsed.elements if a.get("class") == "tw-bar"]
+    assert titles[1] == "transformer.h.0.mlp.c_proj: -0.00100 nats"
 
 
 def test_card_says_rank_id_sign_and_unit():
@@ -136,7 +139,8 @@ def test_card_says_rank_id_sign_and_unit():
 
 
 def test_names_are_as_short_as_they_may_be():
-    assert show.layer_names(["transformer.h.0.mlp.c_fc", "transformer.h.11.mlp.c_proj", "head"]) == ["0 c_fc", "11 c_proj", "head"]
+    names = show.layer_names(["transformer.h.0.mlp.c_fc", "transformer.h.11.mlp.c_proj", "head"])
+    assert names == ["0 c_fc", "11 c_proj", "head"]
     alike = ["encoder.h.0.c_fc", "decoder.h.0.c_fc"]
     assert show.layer_names(alike) == alike
     text = Parsed(show.sequence_card(entry_of(["a"], [1e-3], id="story-2657"))).text
@@ -204,15 +208,16 @@ def test_text_table_is_narrow_plain_and_complete():
 # -- figures ---------------------------------------------------------------------------------------
 
 def drawn(fig):
-    """Pixels of the PNG; any warning, such as a missing glyph, is an error."""
+    """Pixels of the PNG; a missing glyph, and a layout that does not fit, are errors."""
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.filterwarnings("error", "(Glyph|.*layout)")
         buffer = io.BytesIO()
         fig.savefig(buffer, format="png", dpi=80)
     import matplotlib.image
     pixels = matplotlib.image.imread(io.BytesIO(buffer.getvalue()))
     assert buffer.getvalue()[:4] == b"\x89PNG" and pixels[..., :3].std() > 0.01
-    assert fig.get_figwidth() <= 8 and min(t.get_fontsize() for t in fig.findobj(lambda a: hasattr(a, "get_fontsize"))) >= 9
+    sizes = [text.get_fontsize() for text in fig.findobj(lambda artist: hasattr(artist, "get_fontsize"))]
+    assert fig.get_figwidth() <= 8 and min(sizes) >= 9
     return pixels
 
 
@@ -244,7 +249,8 @@ def test_heatmap_words_stay_whole_and_do_not_overlap():
     for line, x, wide, text, _ in placed:
         lines.setdefault(line, []).append((x, wide, text))
     for pieces in lines.values():
-        assert all(a[0] + a[1] <= b[0] + 1e-9 for a, b in zip(pieces, pieces[1:])) and pieces[-1][0] + pieces[-1][1] <= 200
+        assert all(a[0] + a[1] <= b[0] + 1e-9 for a, b in zip(pieces, pieces[1:]))
+        assert pieces[-1][0] + pieces[-1][1] <= 200
         assert re.fullmatch(r"( ?(A|thingA|thing|extraordinary))+", "".join(t for _, _, t in pieces)), pieces
     assert [p[0] for p in show._wrap([("a\nb", None), (" c\n\n", None), ("d", None)], len, 50)] == [0, 1, 1, 2, 3]
 
@@ -255,16 +261,19 @@ def test_heatmap_in_a_given_axes_grows_its_figure():
     assert show.plot_token_heatmap([entry_of([" word"] * 120, [1e-3] * 120)], ax=axes[0]) is fig
     drawn(fig)
     assert fig.get_figheight() > 4
-    assert min(t.get_position()[1] for t in axes[0].texts) >= 0 and max(t.get_position()[1] for t in axes[0].texts) <= axes[0].get_ylim()[0]
+    heights = [text.get_position()[1] for text in axes[0].texts]
+    assert min(heights) >= 0 and max(heights) <= axes[0].get_ylim()[0]
     plt.close(fig)
 
 
 def test_plot_layers_shows_every_layer_and_sign():
-    fig = show.plot_layers([entry_of(["a", "b"], [1e-3, 0.0], rank=r, layers={"h.0.c_fc": r, "h.0.c_proj": -r, "h.1.c_fc": 0.0}) for r in (1, 2)])
+    layers = [{"h.0.c_fc": rank, "h.0.c_proj": -rank, "h.1.c_fc": 0.0} for rank in (1, 2)]
+    fig = show.plot_layers([entry_of(["a", "b"], [1e-3, 0.0], rank=rank, layers=layers[rank - 1]) for rank in (1, 2)])
     drawn(fig)
     assert [t.get_text() for t in fig.axes[0].get_xticklabels()] == ["0 c_fc", "0 c_proj", "1 c_fc"]
     assert [t.get_text() for t in fig.axes[0].texts] == ["+", "−", "", "+", "−", ""]
-    drawn(show.plot_layers([entry_of(["a"], [1.0], id="😀\x1b", layers={f"model.layers.{i}.up": float(i - 40) for i in range(90)})]))
+    many = {f"model.layers.{i}.up": float(i - 40) for i in range(90)}
+    drawn(show.plot_layers([entry_of(["a"], [1.0], id="😀\x1b", layers=many)]))
     with pytest.raises(ValueError, match="no entries"):
         show.plot_layers([])
 

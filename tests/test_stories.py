@@ -1,20 +1,18 @@
-"""helpers/stories.py: real files, real models (tiny ones), and a loopback Hub asked from fresh processes."""
+"""helpers/stories.py: real files, and real models (tiny ones)."""
 import json
-import random
-import subprocess
-import sys
-import time
 from pathlib import Path
 
-import hub
-import pyarrow
-import pyarrow.parquet
 import pytest
 import torch
-from builders import ADVICE, REAL, ROOT, TEXTS, complaint, make_model, make_tokenizer, save_pickled
+from builders import REAL, TEXTS, complaint, make_model, make_tokenizer, save_pickled
+from safetensors.torch import load_file, save_file
 
 from helpers import stories as room
 from helpers.stories import InputError, Query, Story
+
+
+PICKLES = torch.__version__ >= (2, 6)  # older ones cannot read a pytorch_model.bin safely, so it is refused
+needs_pickles = pytest.mark.skipif(not PICKLES, reason="this PyTorch cannot read a pytorch_model.bin safely")
 
 
 @pytest.fixture(scope="session")
@@ -47,7 +45,7 @@ def loaded(neo):
 
 # ---------------------------------------------------------------- models
 
-@pytest.mark.parametrize("kind", ["neo", "pickled"])
+@pytest.mark.parametrize("kind", ["neo", pytest.param("pickled", marks=needs_pickles)])
 def test_load_model_gives_the_saved_weights(kind, request, capfd):
     folder = str(request.getfixturevalue(kind))
     capfd.readouterr()  # what saving printed
@@ -68,7 +66,7 @@ def test_half_precision_weights_are_loaded_as_float32(tmp_path, tokenizer):
 
 
 def test_load_model_takes_gpt2_and_llama(tmp_path, tokenizer):
-    from transformers import GPT2Config, LlamaConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
     configs = [GPT2Config(n_embd=16, n_layer=1, n_head=2, vocab_size=400, n_positions=32),
                LlamaConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=24,
                            vocab_size=400, max_position_embeddings=48)]
@@ -93,6 +91,7 @@ def test_bad_devices(neo):
 
 def test_bad_folders(neo, tmp_path, tokenizer, capfd):
     assert "no model folder" in complaint(room.load_model, str(tmp_path / "absent"))
+    assert "'not an id'" in complaint(room.load_model, "not an id")
     assert "is a file" in complaint(room.load_model, str(neo / "config.json"))
     assert "no config.json" in complaint(room.load_model, tmp_path)
     make_model().config.save_pretrained(tmp_path)
@@ -134,14 +133,14 @@ def test_weights_that_are_not_finite(tmp_path, tokenizer, value):
 
 
 def test_missing_or_misshapen_weights_are_no_random_numbers(tmp_path, tokenizer):
-    model, weights = make_model(), make_model().state_dict()
+    make_model().save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
-    model.config.save_pretrained(tmp_path)
-    del weights["transformer.h.0.mlp.c_proj.weight"]
-    torch.save(weights, tmp_path / "pytorch_model.bin")
-    assert "transformer.h.0.mlp.c_proj.weight" in complaint(room.load_model, tmp_path)
-    weights["transformer.h.0.mlp.c_proj.weight"] = torch.zeros(3, 3)
-    torch.save(weights, tmp_path / "pytorch_model.bin")
+    mapped, name = load_file(tmp_path / "model.safetensors"), "transformer.h.0.mlp.c_proj.weight"
+    weights = {key: tensor.clone() for key, tensor in mapped.items() if key != name}  # the file is written anew
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    assert name in complaint(room.load_model, tmp_path)
+    weights[name] = torch.zeros(3, 3)
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
     complaint(room.load_model, tmp_path)
 
 
@@ -185,7 +184,7 @@ def test_pickled_code_and_remote_code_never_run(tmp_path, tokenizer):
     make_model().config.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     torch.save({"transformer.wte.weight": Bomb(fuse)}, folder / "pytorch_model.bin")
-    assert "could run code" in complaint(room.load_model, folder)
+    assert "model.safetensors" in complaint(room.load_model, folder)
     assert not fuse.exists()
     torch.load(folder / "pytorch_model.bin", weights_only=False)
     assert fuse.exists()  # the trace that a trusting loader leaves
@@ -256,7 +255,8 @@ def test_bad_story_sources(tmp_path):
     assert "limit is 0" in complaint(room.load_stories, tmp_path / "s.jsonl", limit=0)
 
 
-@pytest.mark.parametrize("text", ["a fox ran home. " * 20, "/a/" + "b" * 300, "x" * 300 + ".jsonl", "x" * 300 + ".txt", "~nobody/x.txt"])
+@pytest.mark.parametrize("text", ["a fox ran home. " * 20, "/a/" + "b" * 300, "x" * 300 + ".jsonl", "x" * 300 + ".txt",
+                                  "~nobody/x.txt"])
 def test_a_text_in_place_of_a_path(text):
     for call in (room.load_model, room.load_stories):
         with pytest.raises(InputError):
@@ -338,7 +338,7 @@ def test_sequence_loss_is_the_summed_loss_of_each_story_alone(loaded):
         alone = 0.0
         for t in range(len(ids) - 1):  # every prefix by itself: no batch, no padding, no shifted labels
             alone -= model(torch.tensor([ids[:t + 1]])).logits[0, -1].log_softmax(-1)[ids[t + 1]].item()
-        assert loss.item() == pytest.approx(alone, rel=1e-5)
+        assert loss.item() == pytest.approx(alone, rel=1e-4)
 
 
 def test_token_texts_read_as_the_text(tokenizer):
@@ -456,140 +456,11 @@ def test_complete_keeps_to_the_context(loaded):
     assert "prompt is empty" in complaint(room.complete, model, tokenizer, " ")
 
 
-# ---------------------------------------------------------------- the Hub
-
-PROBE = """
-import sys, time
-from helpers.stories import InputError, load_model, load_stories
-for call in sys.argv[1:]:
-    begin = time.time()
-    try:
-        eval(call)
-    except InputError as error:
-        print(f"{time.time() - begin:.1f} {error}")
-"""
-
-
-def fresh(endpoint, home, code, *arguments):
-    """Standard output of `code` in a new process whose Hub is `endpoint`; nothing on stderr is allowed."""
-    done = subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, env=hub.environment(endpoint, home),
-                          capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-    return done.stdout, done.stderr
-
-
-def probe(endpoint, home, *calls, seconds=8):
-    """The one-line complaint of each call, made in one fresh process."""
-    out, err = fresh(endpoint, home, PROBE, *calls)
-    lines = out.splitlines()
-    assert len(lines) == len(calls) and err == "", (out, err)
-    for line in lines:
-        assert float(line.split()[0]) < seconds and any(": " + word in line for word in ADVICE), line
-    return lines
-
-
-@pytest.fixture(scope="session")
-def library(tmp_path_factory):
-    """Data set folders: Parquet in two shards of 16 MB, JSON lines, one without text, one with a broken file."""
-    root = tmp_path_factory.mktemp("library")
-    noise = random.Random(2)
-    for shard in range(2):
-        (root / "parquet" / "data").mkdir(parents=True, exist_ok=True)
-        table = pyarrow.table({"text": [f"Story {shard}-{row}. {noise.randbytes(1000).hex()}" for row in range(8000)]})
-        pyarrow.parquet.write_table(table, root / "parquet" / "data" / f"train-0000{shard}-of-00002.parquet",
-                                    row_group_size=500, compression="none")
-    for name, line in (("jsonl", '{"text": "Hello %d."}\n'), ("headless", '{"body": "x%d", "title": "y"}\n')):
-        (root / name).mkdir()
-        (root / name / "train.jsonl").write_text("".join(line % number for number in range(50)))
-    (root / "broken").mkdir()
-    (root / "broken" / "train.parquet").write_bytes(b"PAR1 is what it says")
-    return root
-
-
-def test_the_loopback_hub_serves_the_libraries_themselves(neo, pickled, library, tmp_path):
-    code = """
-from datasets import load_dataset
-from transformers import AutoModelForCausalLM, AutoTokenizer
-for name in ("roneneldan/TinyStories-1M", "some/safe"):
-    model = AutoModelForCausalLM.from_pretrained(name)
-    print(model.num_parameters(), len(AutoTokenizer.from_pretrained(name)))
-for name in ("roneneldan/TinyStories", "some/lines"):
-    print(next(iter(load_dataset(name, split="train", streaming=True)))["text"][:10], flush=True)
-import os
-os._exit(0)  # a half-read Parquet stream of datasets may abort Python at exit
-"""
-    with hub.serve({"roneneldan/TinyStories-1M": pickled, "some/safe": neo},
-                   {"roneneldan/TinyStories": library / "parquet", "some/lines": library / "jsonl"}) as endpoint:
-        out, _ = fresh(endpoint, tmp_path, code)
-    size = f"{make_model().num_parameters()} {len(make_tokenizer())}"
-    assert out.splitlines() == [size, size, "Story 0-0.", "Hello 0."]
-
-
-def test_model_from_the_hub_then_from_the_cache(pickled, tmp_path):
-    code = """
-from helpers.stories import load_model
-model, tokenizer = load_model("roneneldan/TinyStories-1M", "cpu")
-print(sum(float(tensor.detach().double().sum()) for tensor in model.parameters()), len(tokenizer))
-"""
-    with hub.serve({"roneneldan/TinyStories-1M": pickled}) as endpoint:
-        first = fresh(endpoint, tmp_path, code)
-        fetched = [request.path.rsplit("/", 1)[1] for request in endpoint.log
-                   if request.method == "GET" and "/resolve/" in request.path]
-        assert sorted(fetched) == sorted(path.name for path in pickled.iterdir())  # each file once
-        assert {request.status for request in endpoint.log} == {200}  # no guessing at files, no conversion service
-        assert all("roneneldan/TinyStories-1M" in request.path for request in endpoint.log)
-        endpoint.log.clear()
-        assert fresh(endpoint, tmp_path, code) == first
-        assert not any(request.method == "GET" and "/resolve/" in request.path for request in endpoint.log)
-    offline = fresh(hub.nowhere(), tmp_path, code)
-    expected = sum(float(tensor.detach().double().sum()) for tensor in make_model().parameters())
-    assert offline == first and first[1] == "" and float(first[0].split()[0]) == pytest.approx(expected, abs=1e-6)
-
-
-def test_data_sets_are_streamed(library, tmp_path):
-    code = """
-import sys
-from helpers.stories import load_stories
-for story in load_stories(sys.argv[1], limit=int(sys.argv[2])):
-    print(story.id, story.text[:11])
-"""
-    folders = {"roneneldan/TinyStories": library / "parquet", "some/lines": library / "jsonl"}
-    with hub.serve(datasets=folders) as endpoint:
-        out, err = fresh(endpoint, tmp_path, code, "roneneldan/TinyStories", "3")
-        assert out.splitlines() == ["1 Story 0-0. ", "2 Story 0-1. ", "3 Story 0-2. "] and err == ""
-        bodies = [request for request in endpoint.log if request.path.endswith(".parquet")]
-        assert bodies and not any("train-00001" in request.path for request in bodies)
-        size = (library / "parquet" / "data" / "train-00000-of-00002.parquet").stat().st_size
-        assert sum(request.sent for request in bodies) < size / 2
-        out, _ = fresh(endpoint, tmp_path, code, "roneneldan/TinyStories", "8001")
-        assert out.splitlines()[-2:] == ["8000 Story 0-799", "8001 Story 1-0. "]
-        out, err = fresh(endpoint, tmp_path, code, "some/lines", "2")
-        assert out.splitlines() == ["1 Hello 0.", "2 Hello 1."] and err == ""
-
-
-def test_complaints_about_the_hub_are_quick_and_tell_causes_apart(pickled, library, tmp_path):
-    names = ["load_model('roneneldan/TinyStories-2M')", "load_stories('roneneldan/TinyTales', 5)"]
-    with hub.serve({"a/gated": pickled}, {"a/headless": library / "headless", "a/broken": library / "broken"},
-                   gated={"a/gated"}) as endpoint:
-        lines = probe(endpoint, tmp_path, *names, "load_model('a/gated')", "load_model('not an id')",
-                      "load_stories('a/headless', 5)", "load_stories('a/broken', 5)", "load_model('a/headless')")
-        for line, words in zip(lines, ["no model 'roneneldan/TinyStories-2M'", "no dataset 'roneneldan/TinyTales'",
-                                       "is gated", "neither a path here nor a Hub id",
-                                       'no column "text" (but body, title)', "cannot read the data set 'a/broken'",
-                                       "no model 'a/headless'"]):
-            assert words in line
-    for line in probe(hub.nowhere(), tmp_path, *names):
-        assert "cannot reach the Hub" in line
-    with hub.silent() as endpoint:
-        for line in probe(endpoint, tmp_path, *names):
-            assert "cannot reach the Hub" in line
-
-
 # ---------------------------------------------------------------- the real thing
 
-@pytest.mark.skipif(not REAL.is_dir(), reason="no ../shared/real beside the repository (real stories, not part of it)")
+@pytest.mark.slow
+@pytest.mark.skipif(not REAL.is_dir(), reason="no ../shared/real beside the repository (not part of it)")
 def test_real_model_and_stories():
-    begin = time.time()
     model, tokenizer = room.load_model(str(REAL / "stories260K-hf"), "cpu")
     stories = room.load_stories(str(REAL / "tinystories.jsonl"))
     corpus = room.tokenise(stories, tokenizer, room.context_length(model))
@@ -608,4 +479,3 @@ def test_real_model_and_stories():
     assert completion.startswith(" ") and completion.strip().isprintable()
     ids, start = room.encode_query(tokenizer, Query("One day, a little girl named", " Lily"), 512)
     assert "".join(room.token_texts(tokenizer, ids)[start:]) == " Lily" and ids[0] == tokenizer.bos_token_id
-    assert time.time() - begin < 60

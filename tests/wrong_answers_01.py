@@ -2,7 +2,8 @@
 import torch
 
 
-def ridge(X, y, penalty, index, in_theta=True, in_hessian=True, mean=True, summed=False, sign=-1, own=0.0, multiply=False):
+def ridge(X, y, penalty, index, in_theta=True, in_hessian=True, mean=True, summed=False, sign=-1, own=0.0,
+          multiply=False):
     """dθ*/dε of a ridge regression, with one thing done as somebody might do it."""
     N, eye = len(X), torch.eye(X.shape[1], dtype=X.dtype)
     scale = 1 if summed else N

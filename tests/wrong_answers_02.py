@@ -49,7 +49,7 @@ WRONG = {
         ("last entry", lambda records, name: hook(records, name, detached, one="first")),
         ("layer's output: what it reads", lambda r, n: hook(r, n, lambda layer, a, output: output.detach(), one=False)),
         ("detach", lambda records, name: hook(records, name)),
-        ("replaces the layer's output", lambda records, name: hook(records, name, detached, back=lambda stored: stored)),
+        ("replaces the layer's output", lambda r, n: hook(r, n, detached, back=lambda stored: stored)),
         ("return the hook itself", lambda records, name: records),
         ("holds no tensor", lambda records, name: lambda layer, args, output: None),
         ("your hook raised AttributeError", lambda r, n: lambda layer, args, output: r.update({n: args.detach()})),
@@ -92,7 +92,8 @@ WRONG = {
         ("you picked", lambda a, candidates, weight_grad: 0),
         ("*mean* loss", lambda a, candidates, w: nearest(a, candidates, w, cosine, max)),
         ("no gradient at all", lambda a, candidates, w: max(range(5), key=lambda at: candidates[at].norm())),
-        ("you picked", lambda a, candidates, w: nearest(a, candidates, w, lambda one, other: (one - other).norm(), max)),
+        ("you picked", lambda a, candidates, w: nearest(
+            a, candidates, w, lambda one, other: (one - other).norm(), max)),
         ("return one index", lambda a, candidates, w: candidates[0]),
         ("no index", lambda a, candidates, w: float("nan")),
     ],

@@ -85,9 +85,11 @@ WRONG = {
         ("λ was added to A and to S", damped_factors),
         ("√λ was added", lambda A, S, V, damping: damped_factors(A, S, V, damping ** 0.5)),
         ("you multiplied", lambda A, S, V, c: kron(A, S, V, divide=lambda x, s, a: x * (torch.outer(s, a) + c))),
-        ("still in the eigenbasis", lambda A, S, V, c: kron(A, S, V, divide=lambda x, s, a: x / (torch.outer(s, a) + c), back=False)),
+        ("still in the eigenbasis", lambda A, S, V, c: kron(
+            A, S, V, divide=lambda x, s, a: x / (torch.outer(s, a) + c), back=False)),
         ("swapped", lambda A, S, V, c: kron(A, S, V, divide=lambda x, s, a: x / (torch.outer(s, a) + c), swap=True)),
-        ("added where they are multiplied", lambda A, S, V, c: kron(A, S, V, divide=lambda x, s, a: x / (s[:, None] + a + c))),
+        ("added where they are multiplied", lambda A, S, V, c: kron(
+            A, S, V, divide=lambda x, s, a: x / (s[:, None] + a + c))),
         ("order is turned", dense_in_the_other_order),
         ("raised", lambda A, S, V, c: kron(A, S, V, divide=lambda x, s, a: x / (torch.outer(a, s) + c))),
     ],

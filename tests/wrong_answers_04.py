@@ -20,7 +20,8 @@ WRONG = {
         ("last token is missing", lambda ids, start: labels(ids, range(start - 1, len(ids) - 2))),
         ("a tensor of 7 labels", lambda ids, start: torch.tensor(ids[start:])),
         ("dtype torch.long", lambda ids, start: labels(ids, range(start - 1, len(ids))).float()),
-        ("a token id, or", lambda ids, start: labels(ids, range(start - 1, len(ids))).apply_(lambda id: id if id < 0 else id + 100)),
+        ("a token id, or", lambda ids, start: labels(ids, range(start - 1, len(ids))).apply_(
+            lambda id: id if id < 0 else id + 100)),
         ("−100 where there is no target", lambda ids, start: labels(ids, range(start - 1, len(ids))).clamp(min=-1)),
     ],
     "token_influence": [
@@ -45,7 +46,8 @@ WRONG = {
         ("length of the iHVP", lambda I, r, A, S, L, d: I / (rotated(r, A, S) / (L + d)).flatten(1).norm(dim=1)),
         ("multiplied by Λ + λ", lambda I, r, A, S, L, d: I / (rotated(r, A, S) ** 2 * (L + d)).sum((1, 2)).sqrt()),
         ("must lose rank", lambda I, r, A, S, L, d: I * (rotated(r, A, S) ** 2 / (L + d)).sum((1, 2)).sqrt()),
-        ("eigenvectors stand in columns", lambda I, r, A, S, L, d: I / ((S @ r @ A.T) ** 2 / (L + d)).sum((1, 2)).sqrt()),
+        ("eigenvectors stand in columns",
+         lambda I, r, A, S, L, d: I / ((S @ r @ A.T) ** 2 / (L + d)).sum((1, 2)).sqrt()),
         ("damping is missing", lambda I, r, A, S, L, d: I / (rotated(r, A, S) ** 2 / L).sum((1, 2)).sqrt()),
     ],
 }

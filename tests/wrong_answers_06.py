@@ -32,8 +32,8 @@ def weights(values, mask, k, fill=-torch.inf, allowed=None, seen=torch.clone, sh
     return result
 
 
-def backwards(X, y, rate, steps, x_q, constant=False, after=False, trained=False, ahead=False, curvature=None, reverse=True,
-              count=None):
+def backwards(X, y, rate, steps, x_q, constant=False, after=False, trained=False, ahead=False, curvature=None,
+              reverse=True, count=None):
     """The reverse pass through gradient descent, with one thing done as somebody might do it."""
     theta, path = torch.zeros_like(x_q), []
     for _ in range(steps):
@@ -82,7 +82,8 @@ WRONG = {
             sums(scores, kept), actual, lambda x: x.argsort(0))),
         ("averaged before ranking", lambda scores, kept, actual: spearman(
             sums(scores, kept).mean(1, keepdim=True), actual.mean(1, keepdim=True))),
-        ("not their mean", lambda scores, kept, actual: spearman(sums(scores, kept) / kept.sum(1, keepdim=True), actual)),
+        ("not their mean", lambda scores, kept, actual: spearman(
+            sums(scores, kept) / kept.sum(1, keepdim=True), actual)),
         ("shape (4,), expected ()", lambda scores, kept, actual: correlation(ranks(sums(scores, kept)), ranks(actual))),
     ],
     "drop_tokens": [

@@ -25,7 +25,8 @@ def vectors(gradients, q_s, q_a, eigenvalues, damping, k, scale=None, rotate=Tru
     elif rotate:
         gradients = q_s.T @ gradients @ q_a
     gradients = gradients * (scale or (lambda values: values.rsqrt()))(eigenvalues + damping)
-    kept = (choose or (lambda flat: flat.topk(k).indices.sort().values))((eigenvalues / (eigenvalues + damping)).flatten())
+    choose = choose or (lambda flat: flat.topk(k).indices.sort().values)
+    kept = choose((eigenvalues / (eigenvalues + damping)).flatten())
     return gradients.flatten(1)[:, kept]
 
 
@@ -60,7 +61,8 @@ WRONG = {
         ("not rotated", lambda *a: vectors(*a, rotate=False)),
         ("plain dot product", lambda *a: vectors(*a, scale=torch.ones_like)),
         ("the damping is missing", lambda g, q_s, q_a, L, damping, k: vectors(g, q_s, q_a, L, 0.0, k)),
-        ("the k smallest", lambda *a: vectors(*a, choose=lambda flat: flat.topk(a[-1], largest=False).indices.sort().values)),
+        ("the k smallest", lambda *a: vectors(
+            *a, choose=lambda flat: flat.topk(a[-1], largest=False).indices.sort().values)),
         ("the first k", lambda *a: vectors(*a, choose=lambda flat: torch.arange(a[-1]))),
         ("the order of the coordinates", lambda *a: vectors(*a, choose=lambda flat: flat.topk(a[-1]).indices)),
         ("expected vectors of shape", lambda g, *a: g),

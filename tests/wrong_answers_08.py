@@ -37,8 +37,8 @@ WRONG = {
         ("not by its root", lambda *given: factors(*given, power=-1)),
         ("the damping is missing", lambda *given: factors(*given[:-1], 0)),
         ("the inverse divides", lambda *given: factors(*given, power=0.5)),
-        ("by both lengths", lambda q, r, *rest: (factors(q, r, *rest)[0],
-                                                 factors(q, r, *rest)[1] * factors(q, r, *rest)[0] * factors(r, q, *rest)[0])),
+        ("by both lengths", lambda q, r, *rest: (
+            factors(q, r, *rest)[0], factors(q, r, *rest)[1] * factors(q, r, *rest)[0] * factors(r, q, *rest)[0])),
         ("the length is the query's", lambda q, r, *rest: factors(r, q, *rest)),
     ],
     "smallest_set": [
