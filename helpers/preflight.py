@@ -70,6 +70,19 @@ def package(line: str):
     return check
 
 
+def widgets():
+    """Notebooks of a browser show only what fits their front end: JupyterLab 4 that of ipywidgets 8, Colab that of 7."""
+    lab, ours = (next(iter(versions(name)), None) for name in ("jupyterlab", "ipywidgets"))
+    if lab and ours and not satisfies(ours, ">=8"):
+        raise Todo(f"ipywidgets {ours} shows no widget in JupyterLab {lab}: run: python -m pip install 'ipywidgets>=8,<9'")
+    return "widgets fit their front end"
+
+
+def versions(name: str) -> list[str]:
+    """The installed version of a package, if there is one."""
+    return [found.version for found in importlib.metadata.distributions(name=name)][:1]
+
+
 def device():
     try:
         import torch
@@ -172,7 +185,7 @@ def checks() -> list:
         def incomplete():
             raise Todo("requirements.txt or data/README.md is missing: restore them from the repository")
         return [python, incomplete]
-    return [python, *map(package, lines), device, memory, disk, network, *(data_file(*entry) for entry in sums.items()), kernel]
+    return [python, *map(package, lines), widgets, device, memory, disk, network, *(data_file(*entry) for entry in sums.items()), kernel]
 
 
 def main() -> int:
