@@ -55,15 +55,22 @@ def requirements() -> list[str]:
     return [line for line in read(ROOT / "requirements.txt").splitlines() if re.match(r"\w", line)]
 
 
+def installed(name: str) -> str | None:
+    """The package's version, or None."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
 def package(line: str):
     """A check of one line of requirements.txt."""
     name, ranges = re.match(r"([\w.-]+)\s*(.*)", line).groups()
 
     def check():
-        try:
-            version = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            raise Todo(f"{name} is not installed: {INSTALL}") from None
+        version = installed(name)
+        if version is None:
+            raise Todo(f"{name} is not installed: {INSTALL}")
         if not satisfies(version, ranges):
             raise Todo(f"{name} {version} is outside {ranges}: {INSTALL}")
         return f"{name} {version}"
@@ -72,15 +79,10 @@ def package(line: str):
 
 def widgets():
     """Notebooks of a browser show only what fits their front end: JupyterLab 4 that of ipywidgets 8, Colab that of 7."""
-    lab, ours = (next(iter(versions(name)), None) for name in ("jupyterlab", "ipywidgets"))
+    lab, ours = installed("jupyterlab"), installed("ipywidgets")
     if lab and ours and not satisfies(ours, ">=8"):
         raise Todo(f"ipywidgets {ours} shows no widget in JupyterLab {lab}: run: python -m pip install 'ipywidgets>=8,<9'")
     return "widgets fit their front end"
-
-
-def versions(name: str) -> list[str]:
-    """The installed version of a package, if there is one."""
-    return [found.version for found in importlib.metadata.distributions(name=name)][:1]
 
 
 def device():

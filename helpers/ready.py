@@ -8,22 +8,13 @@ import importlib
 import re
 import subprocess
 import sys
-from importlib import metadata
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from .preflight import Todo, device, package, python, requirements
+from .preflight import Todo, device, installed, package, python, requirements
 
 FRONT_END = {"jupyterlab"}  # whatever shows the notebook is there already; Colab breaks with another one beside it
 MODULES = {"scikit-learn": "sklearn"}  # packages that are imported under another name
-
-
-def installed(name: str) -> str | None:
-    """The package's version, or None."""
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def unmet(lines: list[str]) -> dict[str, str]:

@@ -74,13 +74,13 @@ def test_versions():
 
 def test_widgets_that_the_front_end_cannot_show(monkeypatch):
     """JupyterLab 4 needs ipywidgets 8; Colab, without JupyterLab, has 7."""
-    here = {"jupyterlab": ["4.2.0"], "ipywidgets": ["7.7.1"]}
-    monkeypatch.setattr(preflight, "versions", here.get)
+    here = {"jupyterlab": "4.2.0", "ipywidgets": "7.7.1"}
+    monkeypatch.setattr(preflight, "installed", here.get)
     with pytest.raises(Todo, match="ipywidgets 7.7.1 .*JupyterLab 4.2.0.*pip install"):
         preflight.widgets()
-    here["jupyterlab"] = []
+    here["jupyterlab"] = None
     assert preflight.widgets()
-    here |= {"jupyterlab": ["4.2.0"], "ipywidgets": ["8.0.0"]}
+    here |= {"jupyterlab": "4.2.0", "ipywidgets": "8.0.0"}
     assert preflight.widgets()
 
 
