@@ -16,3 +16,14 @@ def test_rounding_is_forgiven(then, now):
     ("EK-FAC 0.93", "K-FAC 0.93"), ("1.0", "nan")])
 def test_another_result_is_not(then, now):
     assert not alike(then, now) and not alike(now, then)
+
+
+HEATMAP = '<p><span title="influence {} nats" style="opacity:{}">the</span> <span title="influence {} nats">egg</span></p>'
+
+
+def test_a_heatmap_is_measured_on_its_largest_value():
+    then = HEATMAP.format("+0.128", "1.0", "-6.43e-06")
+    assert alike(then, HEATMAP.format("+0.128", "0.9", "+1.2e-05")) and alike(then, HEATMAP.format("+0.1284", "1.0", "-6.39e-06"))
+    assert not alike(then, HEATMAP.format("+0.131", "1.0", "-6.43e-06"))
+    assert not alike(then, HEATMAP.format("+0.128", "1.0", "-0.0010"))
+    assert not alike(then, then.replace("egg", "eggs"))
