@@ -77,8 +77,8 @@ def python_of(setting: str) -> str | None:
     lines = requirements(setting)
     if done.is_file() and done.read_text(encoding="utf-8").splitlines() == lines:
         return str(python)
-    candidates = sorted(Path.home().glob(f".pyenv/versions/{version}.*/bin/python"))
-    base = shutil.which(f"python{version}") or next(map(str, candidates), None)
+    candidates = [*sorted(Path.home().glob(f".pyenv/versions/{version}.*/bin/python")), shutil.which(f"python{version}")]
+    base = next((found for found in candidates if found and runs(found)), None)
     if not base:
         return None
     subprocess.run([base, "-m", "venv", "--clear", folder], check=True)
@@ -86,6 +86,11 @@ def python_of(setting: str) -> str | None:
         subprocess.run([python, "-m", "pip", "install", "--quiet", *more], check=True)
     done.write_text("\n".join(lines), encoding="utf-8")
     return str(python)
+
+
+def runs(python) -> bool:
+    """Whether it starts: a version manager puts commands on the path that say only that nothing is behind them."""
+    return subprocess.run([python, "-c", ""], capture_output=True).returncode == 0
 
 
 # -- one cell of the table -------------------------------------------------------------------------
