@@ -131,10 +131,13 @@ def failing(report: Path) -> str:
     """The first test or cell of a report that failed, and how: it stops, or it prints something else."""
     for case in ElementTree.parse(report).iter("testcase"):
         for problem in (*case.iter("failure"), *case.iter("error")):
-            said = problem.text or ""
-            name = re.sub(r"^Cell (\d+)$", lambda found: f"[{int(found[1]) + 1}]", case.get("name").rpartition("::")[2])  # nbval counts from 0
-            stops = name.startswith("[") and re.findall(r"^\w*(?:Error|Exception|Exit|Interrupt)\b.*", said, re.M)
-            return f"{name} stops: {stops[-1][:60]}" if stops else name if not name.startswith("[") else f"{name} prints otherwise"
+            name = case.get("name").rpartition("::")[2]
+            if not name.startswith("Cell "):
+                return name
+            name = f"[{int(name.removeprefix('Cell ')) + 1}]"  # nbval counts from 0
+            said = re.sub(r"(?:\x1b|#x1B)\[[\d;]*m", "", problem.text or "")
+            raised = re.findall(r"^\w*(?:Error|Exception|Exit|Interrupt|Failed)\b.*", said, re.M) or [""]
+            return f"{name} stops: {raised[-1][:60]}" if "caused an exception" in said else f"{name} prints otherwise"
     return ""
 
 
