@@ -95,10 +95,10 @@ def runs(python) -> bool:
 
 # -- one cell of the table -------------------------------------------------------------------------
 
-def sources(part: str) -> str:
-    """A fingerprint of the files that a part runs."""
-    patterns = ["helpers/**/*.py", "data/**/*", "pyproject.toml", "tests/**/*.py" if part == "tests" else f"notebooks/{part}_*.ipynb"]
-    digest = hashlib.sha256()
+def sources(part: str, strict: bool) -> str:
+    """A fingerprint of the files that a part runs, and of how: what passed without a look at its text is not known to print it."""
+    patterns = ["helpers/**/*.py", "data/**/*", "*requirements.txt", "pyproject.toml", "tests/**/*.py" if part == "tests" else f"notebooks/{part}_*.ipynb"]
+    digest = hashlib.sha256(b"strict" if strict else b"lax")
     for path in sorted(path for pattern in patterns for path in ROOT.glob(pattern) if path.is_file() and "__pycache__" not in path.parts):
         if not any(folder.startswith(".") for folder in path.relative_to(ROOT).parts):
             digest.update(f"{path.relative_to(ROOT)} ".encode() + path.read_bytes())
@@ -155,14 +155,14 @@ def save(results: dict) -> None:
     partial.replace(KEPT / "results.json")
 
 
-def table(results: dict, settings: list[str], parts: list[str]) -> str:
+def table(results: dict, settings: list[str], parts: list[str], strict: bool) -> str:
     """Markdown: ok and seconds, the first failing cell, or a dash for what was not run on the files as they are."""
-    now, lines = {part: sources(part) for part in parts}, [" | ".join(["", "setting", *parts, ""]).strip(), "|---" * (1 + len(parts)) + "|"]
+    now, lines = {part: sources(part, strict) for part in parts}, [" | ".join(["", "setting", *parts, ""]).strip(), "|---" * (1 + len(parts)) + "|"]
     for setting in settings:
         row = []
         for part in parts:
             found = results.get(setting, {}).get(part)
-            row.append("–" if not found else (found["first"] or f"ok {found['seconds']} s") + (" (older files)" if found["sources"] != now[part] else ""))
+            row.append("–" if not found else (found["first"] or f"ok {found['seconds']} s") + (" (on other files, or compared otherwise)" if found["sources"] != now[part] else ""))
         lines.append(f"| {setting} | " + " | ".join(row) + " |")
     about = [f"{setting}: {results[setting]['about']}" for setting in settings if "about" in results.get(setting, {})]
     return "\n".join([*lines, "", *about])
@@ -185,7 +185,7 @@ def main() -> int:
         known["about"] = subprocess.run([python, "-c", ABOUT], env=os.environ | SETTINGS[setting], capture_output=True, text=True).stdout.strip()
 
         def cell(part, setting=setting, python=python, known=known):
-            before = sources(part)
+            before = sources(part, args.strict)
             if known.get(part, {}).get("sources") == before and not known[part]["first"]:
                 return
             known[part] = run(setting, part, python, args.strict) | {"sources": before}
@@ -194,7 +194,7 @@ def main() -> int:
 
         with ThreadPoolExecutor(max(1, CORES // int(SETTINGS[setting]["OMP_NUM_THREADS"]))) as pool:
             list(pool.map(cell, args.parts))
-    print(table(results, args.settings, args.parts))
+    print(table(results, args.settings, args.parts, args.strict))
     return int(any(results.get(setting, {}).get(part, {"first": "-"})["first"] for setting in args.settings for part in args.parts))
 
 
