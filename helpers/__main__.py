@@ -100,10 +100,16 @@ def attempt(argv):
         from .stories import InputError
         if isinstance(problem, InputError):
             return 2, str(problem)
-        if isinstance(problem, MemoryError) or (isinstance(problem, RuntimeError) and "memory" in str(problem).lower()):
+        if out_of_memory(problem):
             return 2, "out of memory: give a smaller --batch-size, --max-tokens or --limit"
         raise
     return 0, None
+
+
+def out_of_memory(problem) -> bool:
+    """Whether that is what it says; other faults speak of memory, too (an illegal access, a layout)."""
+    words = ("out of memory", "not enough memory", "can't allocate memory")  # of GPUs, of the CPU on Windows, on Linux
+    return isinstance(problem, MemoryError) or (isinstance(problem, RuntimeError) and any(word in str(problem) for word in words))
 
 
 if __name__ == "__main__":

@@ -22,6 +22,8 @@ def find_layers(model: nn.Module, scope: str = "mlp") -> dict[str, nn.Module]:
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     linear = {name: module for name, module in model.named_modules()
               if isinstance(module, (nn.Linear, Conv1D)) and module is not head}
+    if not scope:
+        raise InputError("the scope is empty: give mlp, all or a regular expression for the layers' names")
     if scope == "all" or (scope == "mlp" and isinstance(model, nn.Sequential)):
         found = linear
     elif scope == "mlp":
@@ -39,7 +41,7 @@ def _search(pattern, name):
     try:
         return re.search(pattern, name)
     except re.error as problem:
-        raise InputError(f"scope {pattern!r} is neither mlp, all nor a regular expression ({problem})") from None
+        raise InputError(f"scope {pattern!r} is no regular expression ({problem}): give mlp, all or one for the layers' names") from None
 
 
 def shape(layer: nn.Module) -> tuple[int, int]:
@@ -63,12 +65,13 @@ class Capture:
     """Records ā and Ds of `layers` while a forward and a backward pass run inside the `with` block.
 
     `with Capture(layers) as captured: loss.backward()`, then `captured[name].inputs` and
-    `.output_grads`. The hooks are removed on the way out, also after an error. Inputs of shape
-    `(batch, in)` are treated as one token a sequence.
+    `.output_grads`. The hooks are removed on the way out, also after an error. `size` is the batch's
+    (B, T): a layer that is given one row a token, `(B·T, in)`, has its rows put back, and one that is
+    given anything else raises InputError. Without it inputs `(batch, in)` are one token a sequence.
     """
 
-    def __init__(self, layers: dict[str, nn.Module]):
-        self.layers, self._records, self._handles = layers, {}, []
+    def __init__(self, layers: dict[str, nn.Module], size: tuple[int, int] | None = None):
+        self.layers, self.size, self._records, self._handles = layers, size, {}, []
 
     def __enter__(self):
         self._records.clear()
@@ -90,7 +93,9 @@ class Capture:
             if name in self._records:
                 raise InputError(f"layer {name!r} ran twice in one pass: leave shared layers out with --scope, and open a "
                                  "new Capture for each pass")
-            inputs = _by_token(args[0].detach())
+            if not isinstance(output, torch.Tensor):
+                raise InputError(f"layer {name!r} gives more than one result: leave it out with --scope")
+            inputs = self._by_token(name, args[0].detach())
             ones = [torch.ones_like(inputs[..., :1])] if layer.bias is not None else []
             inputs = torch.cat([inputs, *ones], dim=-1)  # a copy in any case: the model may overwrite what it has read
             record = self._records[name] = Captured(inputs)
@@ -98,16 +103,19 @@ class Capture:
             output.requires_grad_()
 
             def backward(grad):
-                record.output_grads = _by_token(grad.detach())
+                record.output_grads = self._by_token(name, grad.detach())
             output.register_hook(backward)
             return output.clone() if starts else None  # nothing may work in place on a leaf
         return forward
 
-
-def _by_token(values):
-    """(batch, token, width), in float32 where the model computes in half precision: its products are summed."""
-    values = values.float() if values.dtype in (torch.bfloat16, torch.float16) else values
-    return values[:, None] if values.dim() == 2 else values
+    def _by_token(self, name, values):
+        """(batch, token, width), in float32 where the model computes in half precision: its products are summed."""
+        values = values.float() if values.dtype in (torch.bfloat16, torch.float16) else values
+        batch, tokens = self.size or (len(values), 1 if values.dim() == 2 else values.shape[1])
+        if values.shape[:-1] not in ((batch, tokens), (batch * tokens,)):
+            raise InputError(f"layer {name!r} is given {' × '.join(map(str, values.shape[:-1]))} positions, the batch has "
+                             f"{batch} × {tokens}: leave it out with --scope")
+        return values.reshape(batch, tokens, -1)
 
 
 @contextmanager
@@ -130,7 +138,7 @@ def backward_pass(model, layers, batch, choose_labels=None) -> tuple[Capture, to
     no target, so no gradient reaches it: its Ds are exactly zero. Raises InputError for a layer that
     did not run, or whose output no gradient reached.
     """
-    with frozen(model), fused_attention(model), torch.enable_grad(), Capture(layers) as captured:
+    with frozen(model), fused_attention(model), torch.enable_grad(), Capture(layers, batch.labels.shape) as captured:
         logits = logits_of(model, batch)
         labels = choose_labels(logits.detach()) if choose_labels else batch.labels
         losses = summed_loss(logits, labels)

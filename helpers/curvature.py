@@ -193,7 +193,8 @@ def sampled_labels(logits: torch.Tensor, batch, seed) -> torch.Tensor:
 
 def _uniform(seed, row, count):
     digest = hashlib.blake2b(f"{seed}/{row}".encode(), digest_size=7).digest()
-    return torch.rand(count, generator=torch.Generator().manual_seed(int.from_bytes(digest, "big")))
+    generator = torch.Generator().manual_seed(int.from_bytes(digest, "big"))
+    return torch.rand(count, generator=generator, dtype=torch.float32)  # another default would draw other labels
 
 
 def pseudo_gradients(model, layers, batch, seed=0, labels="sampled") -> Capture:
@@ -465,7 +466,7 @@ def model_key(model) -> str:
     digest = hashlib.sha256()
     for name, tensor in model.state_dict().items():
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())  # a scalar has no bytes to view
     if hasattr(model, "config"):  # the same weights under another activation, window or norm are another model
         digest.update(json.dumps(_computed(model.config.to_dict()), sort_keys=True, default=str).encode())
     return digest.hexdigest()[:24]

@@ -7,17 +7,16 @@ with more said of every story: where it stands among all, and what was planted i
 import re
 import shutil
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import torch
 
 from . import default_cache, files, influence, pipeline, show
-from .capture import find_layers
 from .curvature import Identity, cache_key, code_version, model_key
 from .measure import KINDS, load_planted
 from .search import WORD, tfidf
 from .stories import (InputError, Query, Story, complete, context_length, encode_query, load_model, load_stories, local_path,
-                      make_query, token_texts, tokenise)
+                      query_notes, token_texts, tokenise)
+from .tracked import Tracked, share, track
 
 METHODS = {"ekfac": "EK-FAC", "kfac": "K-FAC", "identity": "dot product", "tfidf": "TF-IDF"}
 MOST_TOKENS = 48  # of a completion: each is a query of its own
@@ -33,6 +32,7 @@ class Question:
     and choosing tokens is choosing rows of what is kept here.
     """
     query: Query
+    notes: list[str]  # what may not have been meant
     tokens: list[str]  # m texts
     log_probs: torch.Tensor  # (m,)
     gradients: dict  # {layer: (m, out, in+1)}
@@ -44,8 +44,10 @@ class Question:
 class Explorer:
     """Answers from `index`, under its own curvature and others `{method: Curvature}`, by dot product and by TF-IDF."""
 
-    def __init__(self, setting, index, curvatures=None, names=("default", "default")):
+    def __init__(self, setting, index, curvatures=None, names=("default", "default"), tracked: Tracked | None = None):
         self.setting, self.index, self.names = replace(setting, quiet=True), index, names
+        self.tracked = tracked or share(setting.model, setting.layers)
+        self.note = pipeline.batch_note(self.setting)
         self.curvatures = {"ekfac": index.matrix, **(curvatures or {}), "identity": Identity(setting.layers)}
         self.methods = {name: METHODS[name] for name in (*self.curvatures, "tfidf")}
         self.words = tfidf([story.text for story in setting.corpus.stories])
@@ -65,7 +67,8 @@ class Explorer:
         corpus = tokenise(load_stories(names[1], limit), tokenizer, _longest(model))
         if not any(re.search(WORD, story.text) for story in corpus.stories):  # TF-IDF would say so, minutes later
             raise InputError("the stories hold no words, which the explorer matches too: give stories with words")
-        setting = pipeline.Setting(model, tokenizer, find_layers(model), corpus, quiet=quiet)
+        tracked = track(model)
+        setting = pipeline.Setting(model, tokenizer, tracked.layers, corpus, quiet=quiet)
         cache = local_path(cache or default_cache())
         key = model_key(model)  # once: it reads every weight
         name = cache_key(key, setting.layers, corpus.ids, fit_limit=fit_limit, code=code_version("search.py"))
@@ -73,22 +76,23 @@ class Explorer:
         index = pipeline.open_index(setting, folder, fit_limit=fit_limit, cache=cache, key=key)
         kfac = pipeline.fit(setting, "kfac", fit_limit, cache=cache, key=key)
         _keep_newest(folder)
-        return cls(setting, index, {"kfac": kfac}, names)
+        return cls(setting, index, {"kfac": kfac}, names, tracked)
 
     # -- a question and its numbers -----------------------------------------------------------------
 
     def ask(self, prompt, completion="", length=12, temperature=0.0, seed=0) -> Question:
         """A question; without a completion the model writes one of at most `length` tokens. Raises InputError."""
         model, tokenizer = self.setting.model, self.setting.tokenizer
-        query = make_query(prompt, completion if completion.strip() else None)
-        if query.completion is None:
+        query = Query(prompt, completion if completion.strip() else None)
+        if not (typed := query.completion is not None):
             query = replace(query, completion=complete(model, tokenizer, prompt, length, temperature, seed))
         ids, start = encode_query(tokenizer, query, context_length(model))
         if len(ids) - start > MOST_TOKENS:
             raise InputError(f"the completion has {len(ids) - start} tokens, more than {MOST_TOKENS}: shorten it")
         gradients, log_probs = influence.query_gradients(model, self.setting.layers,
                                                          [(ids[:at + 1], at) for at in range(start, len(ids))])
-        return Question(query, token_texts(tokenizer, ids)[start:], log_probs, gradients)
+        notes = query_notes(tokenizer, query, ids, start, typed)
+        return Question(query, notes, token_texts(tokenizer, ids)[start:], log_probs, gradients)
 
     def scores(self, question, method="ekfac", chosen=None) -> torch.Tensor:
         """Influence of every story on the chosen tokens of the completion (None: all), `(N,)`, as exact as the index."""
@@ -249,7 +253,8 @@ class Explorer:
         damping = {layer if len(measures) == 1 else f"{name}: {layer}": value
                    for name in measures for layer, value in self.curvatures[name].damping.items()}
         return {"model": self.names[0], "stories": self.names[1], "method": ", ".join(methods),
-                "n_train": len(self.setting.corpus), "unit": show.UNIT, "damping": damping, "queries": list(views)}
+                "n_train": len(self.setting.corpus), "unit": show.UNIT, "damping": damping,
+                "tracked": self.tracked.summary(), "queries": list(views)}
 
 
 def _measure(method):

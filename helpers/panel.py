@@ -57,7 +57,7 @@ class Panel:
         self.pick = _labelled(widgets.Dropdown, "Examples", options=[("type your own, or pick one", ""), *[(p, p) for p in prompts]],
                               layout=WIDE)
         self.prompt = _labelled(widgets.Textarea, "Prompt", value=prompt, rows=2, layout=WIDE)
-        self.completion = _labelled(widgets.Text, "Completion", placeholder="leave empty, and the model writes", layout=WIDE)
+        self.completion = _labelled(widgets.Text, "Completion", placeholder="leave empty, and the model writes; a word of its own begins with a space", layout=WIDE)
         self.length = _labelled(widgets.IntSlider, "at most, tokens", value=12, min=1, max=40)
         self.temperature = _labelled(widgets.FloatSlider, "temperature", value=0, min=0, max=1.5, step=0.1)
         self.seed = _labelled(widgets.BoundedIntText, "seed", value=0, min=0, max=10**6, layout=widgets.Layout(width="9em"))
@@ -112,7 +112,7 @@ class Panel:
             self._say("Working …")
             said = action(*given)
             seconds = time.perf_counter() - start
-            self._say(said or f"Answered in {seconds:.1f} s, from {len(self.explorer.setting.corpus):,} stories.")
+            self._say(said or self._answered(seconds))
         except KeyboardInterrupt:
             self._say("Interrupted. Nothing is lost: ask again.")
         except InputError as problem:
@@ -120,6 +120,12 @@ class Panel:
         except Exception as problem:  # a traceback would be lost in a log, and would help nobody who clicks
             reason = (str(problem).splitlines() or [""])[0][:200]
             self._say(f"That did not work ({type(problem).__name__}: {reason}). The panel is still usable: ask something else.")
+
+    def _answered(self, seconds):
+        """How long it took, from what, and what should be known about the question and the model."""
+        explorer = self.explorer
+        notes = filter(None, (f"tracked: {show.tracked(explorer.tracked.summary())}", explorer.note, *(self.question.notes if self.question else ())))
+        return ". ".join([f"Answered in {seconds:.1f} s, from {len(explorer.setting.corpus):,} stories", *notes]) + "."
 
     @contextmanager
     def _silence(self):

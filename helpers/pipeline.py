@@ -10,11 +10,12 @@ import torch
 from tqdm.auto import tqdm
 
 from . import curvature, files, influence, processes, show
-from .capture import backward_pass, find_layers
+from .capture import backward_pass
 from .files import check_writable, output, save_tensors, save_text
 from .search import Index, candidates
 from .stories import (Corpus, InputError, Query, batches, complete, context_length, encode_query, load_model,
-                      load_queries, load_stories, local_path, make_query, positions_budget, tokenise)
+                      load_queries, load_stories, local_path, positions_budget, query_notes, tokenise)
+from .tracked import track
 
 DEFAULT_PROMPT = "Bramble kept the glass egg in the"
 
@@ -205,6 +206,30 @@ def told(setting, queries, log_probs, picks, values) -> list[dict]:
             for at, query in enumerate(queries)]
 
 
+def batch_note(setting) -> str | None:
+    """A sentence where the gradient of the first story is another alone than in a batch, padded to the length of a longer
+    one; None where they agree to the precision of the model. Whatever is scored by it would be off by as much."""
+    ids, first = setting.corpus.ids, 0
+    if len(ids) == 1:
+        return None
+    longest = max(range(len(ids)), key=lambda row: len(ids[row]))
+    other = longest if longest != first else min(range(1, len(ids)), key=lambda row: len(ids[row]))
+    alone, together = (torch.cat([x.flatten() for x in _gradients(setting, rows).values()]) for rows in ([first], [first, other]))
+    share = ((together - alone).norm() / alone.norm()).item()
+    if not share > (1e-3 if setting.model.dtype in (torch.float32, torch.float64) else 0.1):  # NaN is told with the scores
+        return None
+    return (f"the gradient of story {setting.corpus.stories[first].id!r} differs by {share:.1%} between alone and in a batch: padding or "
+            "other stories show in this model's scores; --batch-size 1 scores every story alone")
+
+
+def _gradients(setting, rows):
+    """The gradients `{layer: (1, out, in+1)}` of the first of these corpus rows, run in one batch with the others."""
+    (batch,) = batches([setting.corpus.ids[row] for row in rows], len(rows), setting.pad_id)
+    captured, _ = backward_pass(setting.model, setting.layers, batch.to(setting.device))
+    place = batch.index.index(0)
+    return {name: captured[name].gradients()[place:place + 1] for name in setting.layers}
+
+
 def matching(queries, corpus, count) -> list[int]:
     """Rows of the stories among the `count` that match one of the queries best, word by word."""
     try:
@@ -233,14 +258,16 @@ def run(args) -> None:
     check_outputs(args)
     model, tokenizer = load_model(args.model, args.device, args.precision)
     processes.start(model.device)
-    layers = find_layers(model, args.scope)
+    tracked = track(model, args.scope)
+    tell(f"tracked: {show.tracked(tracked.summary())}")
     queries = read_queries(args, model, tokenizer)
     max_tokens = min(args.max_tokens, context_length(model))
     corpus = tokenise(load_stories(args.stories, args.limit), tokenizer, max_tokens)
     tell_about(corpus, max_tokens)
     if args.top > len(corpus):
         raise InputError(f"--top {args.top} asks for more than the {len(corpus)} stories there are: give at most {len(corpus)}")
-    setting = Setting(model, tokenizer, layers, corpus, args.batch_size)
+    setting = Setting(model, tokenizer, tracked.layers, corpus, args.batch_size)
+    tell(batch_note(setting))
     how = args.method, args.fit_limit, args.seed, args.damping, None if args.cache == "none" else args.cache
     if args.index:
         index = open_index(setting, args.index, *how)
@@ -249,7 +276,7 @@ def run(args) -> None:
         matrix = fit(setting, *how)
         entries, scores = explain(setting, queries, matrix, args.top, args.prefilter, bool(args.all_scores))
     result = {"model": args.model, "stories": args.stories, "method": args.method, "n_train": len(corpus),
-              "unit": show.UNIT, "damping": matrix.damping, "queries": entries}
+              "unit": show.UNIT, "damping": matrix.damping, "tracked": tracked.summary(), "queries": entries}
     if processes.rank() == 0:
         deliver(result, scores, args)
     processes.stop()
@@ -275,23 +302,31 @@ def read_queries(args, model, tokenizer) -> list[Query]:
     """The queries of the command line; the model completes (greedily) those without a completion."""
     if args.queries and (args.prompt is not None or args.completion is not None):
         raise InputError("both a prompt and --queries were given: give one of them")
-    given = make_query(DEFAULT_PROMPT if args.prompt is None else args.prompt, args.completion)
+    given = Query(DEFAULT_PROMPT if args.prompt is None else args.prompt, args.completion)
     queries = []
     for query in load_queries(args.queries) if args.queries else [given]:
-        if query.completion is None:
+        if not (typed := query.completion is not None):
             query = replace(query, completion=complete(model, tokenizer, query.prompt))
-        encode_query(tokenizer, query, context_length(model))  # too long or empty: say so now
+        ids, start = encode_query(tokenizer, query, context_length(model))  # too long or empty: say so now
+        for note in query_notes(tokenizer, query, ids, start, typed):
+            tell(note)
         queries.append(query)
     return queries
 
 
+def tell(note):
+    """One line on stderr, from one of the processes, if there is anything to tell."""
+    if note and processes.rank() == 0:
+        print(f"note: {show.visible(note, ' ')}", file=sys.stderr)
+
+
 def tell_about(corpus, max_tokens):
-    """One line on stderr each for stories that were cut or left out."""
+    """One line each for stories that were cut or left out."""
     total = len(corpus) + corpus.skipped
     if corpus.truncated:
-        print(f"note: {corpus.truncated} of {total} stories cut to their first {max_tokens} tokens", file=sys.stderr)
+        tell(f"{corpus.truncated} of {total} stories cut to their first {max_tokens} tokens")
     if corpus.skipped:
-        print(f"note: {corpus.skipped} of {total} stories left out (empty, a single token, or no text)", file=sys.stderr)
+        tell(f"{corpus.skipped} of {total} stories left out (empty, a single token, or no text)")
 
 
 def deliver(result, scores, args):

@@ -304,7 +304,9 @@ def page(result, align="input", **look):
     """Standalone HTML page of a whole result: no script, no outside resource; the reader can switch alignment."""
     if align not in ALIGNMENTS:
         raise ValueError(f"align is {align!r}: take 'input' or 'predicted'")
-    facts = "".join(f"<dt>{_esc(k)}</dt><dd>{_esc(v)}</dd>" for k, v in result.items() if not isinstance(v, (dict, list)))
+    told = {key: value for key, value in result.items() if not isinstance(value, (dict, list))}
+    told |= {"tracked": tracked(result["tracked"])} if "tracked" in result else {}
+    facts = "".join(f"<dt>{_esc(key)}</dt><dd>{_esc(value)}</dd>" for key, value in told.items())
     toggles = "".join(f'<input type="radio" name="tw-align" id="tw-{a}" aria-describedby="tw-stands"{" checked" if a == align else ""}>'
                       f'<label for="tw-{a}">{label}</label>' for a, label in ALIGNMENTS.items())
     queries = result["queries"]
@@ -321,6 +323,13 @@ def page(result, align="input", **look):
             f"log-probability of the completion by the number on its card.</p><details><summary>Settings</summary><dl>{facts}</dl>"
             f"</details>{f'<ol>{links}</ol>' if links else ''}</header><small id='tw-stands'>A token's influence stands&ensp;</small>"
             f"{toggles}<main>{sections}</main></body></html>\n")
+
+
+def tracked(summary):
+    """What part of a model is tracked, and what is missing, in words; `summary` is "tracked" of the JSON."""
+    said = (f"{summary['layers']} layers, {summary['parameters']:,} of the model's {summary['of']:,} parameters "
+            f"({summary['parameters'] / summary['of']:.1%})")
+    return said + (f"; {summary['note']}" if summary["note"] else "")
 
 
 def write_page(result, path, align="input", **look):

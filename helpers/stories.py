@@ -15,7 +15,8 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from hashlib import blake2b
-from itertools import chain, islice
+from importlib.util import find_spec
+from itertools import accumulate, chain, islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -119,6 +120,9 @@ def _model_folder(name):
             raise InputError(f"no model folder {folder}: check the path, or give a Hub id such as "
                              "roneneldan/TinyStories-1M")
         folder = _fetch_model(str(name))
+    if os.path.isfile(folder / "adapter_config.json"):  # beside a full model, too: what is meant is the adapted one
+        raise InputError(f"{name} holds an adapter (adapter_config.json), which is not applied here: merge it into its model and "
+                         "give that folder (in peft: load it, then model.merge_and_unload().save_pretrained(FOLDER))")
     if not os.path.isfile(folder / "config.json"):
         raise InputError(f"{name} has no config.json: give a folder written by save_pretrained")
     if not any(folder.glob("*.safetensors")):
@@ -134,7 +138,10 @@ def local_path(name, bundled=None) -> Path:
     """Path that a name stands for, `~` expanded; "default" is what the series has under `bundled` in data/."""
     if bundled and name == "default":
         return DATA / bundled
-    return Path(os.path.expanduser(name))  # Path.expanduser raises for a user that does not exist
+    path = Path(os.path.expanduser(name))  # Path.expanduser raises for a user that does not exist
+    if str(path).startswith("~") and path.parts != path.parts[:1] and not os.path.exists(path.parts[0]):  # else a folder "~" would be made
+        raise InputError(f"{name}: nothing says where {path.parts[0]} is on this machine: give the path in full")
+    return path
 
 
 def _is_path(name):
@@ -190,7 +197,8 @@ def _load_weights(folder, name):
                              "predicts the next word, such as GPT-2, GPT-Neo or Llama")
         # a pytorch_model.bin is read with weights_only, so a pickle cannot run code
         model, report = AutoModelForCausalLM.from_pretrained(
-            folder, config=config, dtype=torch.float32, weights_only=True, output_loading_info=True, **options)
+            folder, config=config, dtype=torch.float32, weights_only=True, output_loading_info=True,
+            ignore_mismatched_sizes=True, **options)  # told below, with all else that does not fit
     except InputError:
         raise
     except pickle.UnpicklingError as error:
@@ -210,8 +218,14 @@ def _load_tokenizer(folder, name, model):
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         usable = len(tokenizer("Once upon a time", add_special_tokens=False)["input_ids"]) > 0
-    except Exception:
-        usable = False
+    except Exception as error:
+        usable, needed = False, re.findall(r"pip install ([\w-]+)", str(error))
+        if any(folder.glob("*.model")):  # what transformers reads, and what it says last, is not what is missing first
+            needed = ["sentencepiece", "protobuf"]
+        modules = {"protobuf": "google.protobuf"}
+        if needed := [package for package in needed if not _importable(modules.get(package, package))]:
+            raise InputError(f"the tokenizer of {name} cannot be read without more packages: install them with pip install "
+                             f"{' '.join(needed)}, or save a tokenizer.json into the folder") from error
     if not usable:  # some classes load without any file, with an empty vocabulary
         raise InputError(f"{name} has no usable tokenizer: save it into the same folder (tokenizer.save_pretrained)")
     if tokenizer.vocab_size > (rows := model.get_input_embeddings().weight.shape[0]):
@@ -221,6 +235,13 @@ def _load_tokenizer(folder, name, model):
         tokenizer.pad_token = None
     tokenizer.model_rows = rows  # for `_check_ids`: entries added to the tokenizer may lie beyond
     return tokenizer
+
+
+def _importable(module):
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # the package it would lie in
+        return False
 
 
 @torch.no_grad()
@@ -239,7 +260,10 @@ def context_length(model):
     """Largest number of positions the model can read; 2,048 where its architecture sets no limit."""
     config = model.config.get_text_config()
     names = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length")
-    return next((getattr(config, name) for name in names if getattr(config, name, None)), 2048)
+    longest = next((getattr(config, name) for name in names if getattr(config, name, None)), 2048)
+    # RoBERTa and its like count positions from behind that of the padding: of 514 they use 512
+    tables = [module for name, module in model.named_modules() if name.endswith("position_embeddings") and isinstance(module, torch.nn.Embedding)]
+    return min([longest, *(table.num_embeddings - table.padding_idx - 1 for table in tables if table.padding_idx is not None)])
 
 
 def positions_budget(model, floats=2**26):
@@ -271,6 +295,7 @@ def load_stories(name="default", limit=None):
         source = _hub_stories(str(name))
     with _quiet():
         stories = list(islice(source, limit))
+        stories = _named(stories) if path.suffix.lower() == ".jsonl" else stories
     if not stories:
         raise InputError(f"{name} holds no stories: give a file or data set with at least one")
     return stories
@@ -313,11 +338,18 @@ def _clean(text):
 def _jsonl_stories(path):
     seen = {}
     for number, record in _records(path, "text"):
-        name = _clean(str(number if record.get("id") is None else record["id"]))
-        if seen.setdefault(name, number) != number:  # renaming would break whatever refers to the ids
+        name = None if record.get("id") is None else _clean(str(record["id"]))
+        if name is not None and seen.setdefault(name, number) != number:  # renaming would break whatever refers to the ids
             raise InputError(f"{path}: line {number} repeats the id {name!r} of line {seen[name]}: make ids unique, "
                              "or leave them out")
-        yield Story(name, _clean(record["text"]))
+        yield number, name, _clean(record["text"])
+
+
+def _named(rows):
+    """Stories of `(line, id or None, text)`; one without an id is called by its line, unless another story has that id."""
+    taken = {name for _, name, _ in rows}
+    return [Story(name if name is not None else f"line {line}" if str(line) in taken else str(line), text)
+            for line, name, text in rows]
 
 
 def _txt_stories(path):
@@ -512,11 +544,23 @@ def token_texts(tokenizer, ids):
 
 # ---------------------------------------------------------------- queries
 
-def make_query(prompt, completion=None):
-    """Query as typed by a person: two words that would run together ("in the" + "mill") get a space between."""
-    if completion and prompt and prompt[-1].isalnum() and completion[0].isalnum():
-        completion = " " + completion
-    return Query(prompt, completion)
+def query_notes(tokenizer, query, ids, start, typed=True) -> list[str]:
+    """What a person who asks `query` may not have meant; `ids` and `start` are those of `encode_query`.
+
+    Nothing is put between prompt and completion: two words `typed` without a space run together ("in the" + "mill"), and
+    a token may hold the end of the one and the beginning of the other.
+    """
+    notes, (last, first) = [], (query.prompt[-1], query.completion[0])
+    if typed and last.lower() != last.upper() and first.lower() != first.upper():  # letters of scripts that part words by spaces
+        notes.append(f'"{query.prompt[-20:].split()[-1]}" and "{query.completion.split()[0]}" are scored as one word, as typed; '
+                     f'for two words begin the completion with a space: " {query.completion}"')
+    if kept := "".join(token_texts(tokenizer, _prompt_ids(tokenizer, query.prompt))[start:]):  # the prompt's own end is cut otherwise
+        texts = token_texts(tokenizer, ids)[start:]
+        starts = accumulate(map(len, texts), initial=0)
+        straddling = [repr(text) for text, begin in zip(texts, starts) if begin < len(kept)]
+        notes.append(f"the end of the prompt is scored too, in {', '.join(straddling)}: the tokenizer does not part the text where "
+                     "prompt and completion meet")
+    return notes
 
 
 def load_queries(path):
@@ -528,7 +572,7 @@ def load_queries(path):
             raise InputError(f'{path}: line {number}: "prompt" is not a text: write a few words of a story')
         if completion is not None and (not isinstance(completion, str) or not completion.strip()):
             raise InputError(f'{path}: line {number}: "completion" is not a text: write a word or leave it out')
-        queries.append(make_query(_clean(prompt), completion and _clean(completion)))
+        queries.append(Query(_clean(prompt), completion and _clean(completion)))
     if not queries:
         raise InputError(f'{path} holds no queries: write one {{"prompt": …}} a line')
     return queries

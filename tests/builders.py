@@ -33,7 +33,7 @@ HOSTILE_TOKENS = [
     "Iâ€™m mis-decoded Ã©", "two\nlines\r\n\ttab", "\ud800 lone", "$x^2$ \\frac{", "\u200b\ufeff\u2028", "W" * 400,
 ]
 ADVICE = ("give ", "check ", "choose ", "save ", "write ", "make ", "connect ", "replace ", "shorten ", "ask ", "type ",
-          "install ", "at least ")
+          "install ", "merge ", "name ", "leave ", "at least ")
 
 
 # -- models, tokenizers, sequences -----------------------------------------------------------------

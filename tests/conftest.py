@@ -54,8 +54,8 @@ def house(tmp_path_factory):
     root = tmp_path_factory.mktemp("house")
     save_model(root / "model")
     jsonl(root / "stories.jsonl", [{"text": text, "id": f"s{n}"} for n, text in enumerate([*made_up(23), HOSTILE])])
-    jsonl(root / "queries.jsonl", [{"prompt": PROMPT, "completion": "fox"}, {"prompt": "One day, it"},
-                                   {"prompt": "He liked the", "completion": "windmill."}])
+    jsonl(root / "queries.jsonl", [{"prompt": PROMPT, "completion": " fox"}, {"prompt": "One day, it"},
+                                   {"prompt": "He liked the", "completion": " windmill."}])
     return root
 
 

@@ -3,7 +3,7 @@ from functools import partial
 
 import pytest
 import torch
-from builders import (ROUNDING, autograd_gradient, language_model_fisher, random_ids, relative, softmax_hessian,
+from builders import (ROUNDING, VOCABULARY, autograd_gradient, language_model_fisher, random_ids, relative, softmax_hessian,
                       tiny_model)
 from torch import nn
 from transformers import AutoModelForCausalLM
@@ -251,3 +251,24 @@ def test_the_same_weights_under_another_config_are_another_model(tmp_path, kind,
     assert len(keys) == 1
     setattr(model.config, setting, value)
     assert model_key(model) not in keys
+
+
+def test_labels_are_the_same_whatever_the_default_precision(monkeypatch):
+    (batch,) = batches(random_ids(3), 3)
+    logits = torch.randn(*batch.labels.shape, VOCABULARY, generator=torch.Generator().manual_seed(5), dtype=torch.float32)
+    labels = sampled_labels(logits, batch, 7)
+    before = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(torch.float64)
+        assert sampled_labels(logits, batch, 7).equal(labels)
+    finally:
+        torch.set_default_dtype(before)
+
+
+def test_a_model_with_scalars_has_a_key():
+    model, other = tiny_model("gpt2"), tiny_model("gpt2")
+    keys = {model_key(model)}
+    for value in (1.0, 2.0):
+        model.register_buffer("scale", torch.tensor(value))
+        keys.add(model_key(model))
+    assert len(keys) == 3 and model_key(other) in keys

@@ -312,7 +312,7 @@ def test_saved_files_are_those_of_the_terminal(panel):
         assert f"Saved as {name}.{kind}" in said(panel) and "base64," in panel.saved.value
     with open(f"{name}.json", encoding="utf-8") as file:
         result = json.load(file)
-    assert list(result) == ["model", "stories", "method", "n_train", "unit", "damping", "queries"]
+    assert list(result) == ["model", "stories", "method", "n_train", "unit", "damping", "tracked", "queries"]
     entry = result["queries"][0]["influences"][0]
     assert {"rank", "index", "id", "text", "influence", "layers", "tokens"} <= entry.keys()
     os.chmod(".", 0o555)

@@ -17,7 +17,7 @@ from builders import ADVICE, ROOT, close, jsonl, made_up, make_model, make_token
 pytestmark = pytest.mark.slow
 
 MODEL = "roneneldan/TinyStories-1M"
-CLI = ("a fox", "--completion", "fox", "--cache", "none", "--device", "cpu", "--top", "3")
+CLI = ("a fox", "--completion", " fox", "--cache", "none", "--device", "cpu", "--top", "3")
 
 # Evaluates {name: expression} and prints {name: value, or the complaint}; before each a line of the Hub's log names it.
 PROBE = """

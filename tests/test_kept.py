@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from helpers import curvature, files
 
-ASK = (PROMPT, "--completion", "fox")
+ASK = (PROMPT, "--completion", " fox")
 
 
 def flipped(content):

@@ -43,6 +43,12 @@ def test_small_cells_small_file_no_machine_paths_no_widget_state(notebook):
     assert "widgets" not in content["metadata"]
 
 
+def test_exported_as_a_script_it_is_a_python_file(notebook):
+    from nbconvert import ScriptExporter
+    script, resources = ScriptExporter().from_filename(str(notebook[0]))
+    assert resources["output_extension"] == ".py" and "# The set-up cell" in script
+
+
 def test_the_set_up_cell_is_the_same_in_all_and_tags_are_known(notebook):
     first = json.loads(NOTEBOOKS[0].read_text(encoding="utf-8"))
     ours, others = (cells_of(content, "code")[0] for content in (notebook[1], first))

@@ -152,15 +152,15 @@ def test_every_row_has_one_process(two):
 
 @pytest.mark.slow
 def test_the_module_itself_under_torchrun_prints_one_table(house, result, tmp_path):
-    asked = command(house, PROMPT, "--completion", "fox", "--json", tmp_path / "two.json")
+    asked = command(house, PROMPT, "--completion", " fox", "--json", tmp_path / "two.json")
     done = torchrun("-m", "helpers", *asked[3:])
     assert done.returncode == 0 and done.stdout.count("Stories that raise") == 1, done.stderr[-3000:]
-    same(json.loads((tmp_path / "two.json").read_text()), result(PROMPT, "--completion", "fox"))
+    same(json.loads((tmp_path / "two.json").read_text()), result(PROMPT, "--completion", " fox"))
 
 
 @pytest.mark.slow
 def test_a_mistake_under_torchrun_is_told_and_ends(house, tmp_path):
-    asked = command(house, PROMPT, "--completion", "fox", "--top", 25, "--json", tmp_path / "a.json")
+    asked = command(house, PROMPT, "--completion", " fox", "--top", 25, "--json", tmp_path / "a.json")
     done = torchrun("-m", "helpers", *asked[3:])
     assert done.returncode != 0 and done.stdout == "" and not (tmp_path / "a.json").exists()
     assert "error: --top 25" in done.stderr and "give at most 24" in done.stderr

@@ -1,15 +1,15 @@
 """helpers/stories.py: real files, and real models (tiny ones)."""
 import json
+import tempfile
 from pathlib import Path
 
 import pytest
 import torch
-from builders import REAL, TEXTS, complaint, make_model, make_tokenizer, save_pickled
-from safetensors.torch import load_file, save_file
+from builders import REAL, TEXTS, complaint, jsonl, make_model, make_tokenizer, save_pickled
 
+from helpers import default_cache
 from helpers import stories as room
 from helpers.stories import InputError, Query, Story
-
 
 PICKLES = torch.__version__ >= (2, 6)  # older ones cannot read a pytorch_model.bin safely, so it is refused
 needs_pickles = pytest.mark.skipif(not PICKLES, reason="this PyTorch cannot read a pytorch_model.bin safely")
@@ -108,48 +108,6 @@ def test_bad_folders(neo, tmp_path, tokenizer, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_models_that_are_no_causal_lm(tmp_path, tokenizer):
-    from transformers import BertConfig, BertForMaskedLM, T5Config, T5ForConditionalGeneration, ViTConfig, ViTModel
-    small = dict(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=24)
-    models = [BertForMaskedLM(BertConfig(vocab_size=400, **small)),
-              T5ForConditionalGeneration(T5Config(d_model=16, d_ff=16, d_kv=8, num_layers=1, num_heads=2,
-                                                  vocab_size=400)),
-              ViTModel(ViTConfig(image_size=16, patch_size=8, **small))]
-    for model in models:
-        folder = tmp_path / model.config.model_type
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-        assert "no causal language model" in complaint(room.load_model, folder)
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_weights_that_are_not_finite(tmp_path, tokenizer, value):
-    model = make_model()
-    with torch.no_grad():
-        model.transformer.h[1].mlp.c_fc.weight[3, 2] = value
-    model.save_pretrained(tmp_path)
-    tokenizer.save_pretrained(tmp_path)
-    assert "transformer.h.1.mlp.c_fc.weight" in complaint(room.load_model, tmp_path)
-
-
-def test_missing_or_misshapen_weights_are_no_random_numbers(tmp_path, tokenizer):
-    make_model().save_pretrained(tmp_path)
-    tokenizer.save_pretrained(tmp_path)
-    mapped, name = load_file(tmp_path / "model.safetensors"), "transformer.h.0.mlp.c_proj.weight"
-    weights = {key: tensor.clone() for key, tensor in mapped.items() if key != name}  # the file is written anew
-    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    assert name in complaint(room.load_model, tmp_path)
-    weights[name] = torch.zeros(3, 3)
-    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    complaint(room.load_model, tmp_path)
-
-
-def test_tokenizer_of_another_model(tmp_path, tokenizer):
-    make_model(vocab_size=100).save_pretrained(tmp_path)
-    tokenizer.save_pretrained(tmp_path)
-    assert "entries, the model only 100" in complaint(room.load_model, tmp_path)
-
-
 def test_tokens_beyond_the_embedding(tmp_path):
     """A pad token added without a row of its own pads with 0; written in a text, it is told."""
     tokenizer, model = make_tokenizer(), make_model(vocab_size=len(make_tokenizer()))
@@ -196,6 +154,17 @@ def test_pickled_code_and_remote_code_never_run(tmp_path, tokenizer):
     assert not fuse.exists()
 
 
+def test_positions_that_count_from_behind_the_padding():
+    import transformers
+    config = transformers.RobertaConfig(vocab_size=40, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=24,
+                                        max_position_embeddings=20, is_decoder=True)
+    model = transformers.RobertaForCausalLM(config).eval()
+    assert room.context_length(model) == 18
+    model(torch.full((1, 18), 5))
+    with pytest.raises((IndexError, RuntimeError)):
+        model(torch.full((1, 19), 5))
+
+
 def test_context_and_budget(loaded):
     model, _ = loaded
     assert room.context_length(model) == 64
@@ -214,6 +183,13 @@ def test_jsonl(tmp_path):
     assert room.load_stories(str(path), limit=2) == [Story("1", "A."), Story("bee", "B “x”")]
 
 
+def test_a_story_without_an_id_gives_way_to_one_that_has_it(tmp_path):
+    path = tmp_path / "s.jsonl"
+    for lines, names in (([{"id": None}, {"id": 1}], ["line 1", "1"]), ([{"id": 2}, {}], ["2", "line 2"]), ([{}, {}], ["1", "2"])):
+        jsonl(path, [{"text": "a fox", **line} for line in lines])
+        assert [story.id for story in room.load_stories(path)] == names
+
+
 def test_txt(tmp_path):
     path = tmp_path / "s.TXT"
     path.write_bytes("\ufeffOne.\r\nStill one. <|endoftext|>\n\n<|endoftext|>Two.<|endoftext|>Thrée".encode())
@@ -230,19 +206,6 @@ def test_limit_reads_no_further(tmp_path):
         assert "line 3" in complaint(room.load_stories, path)
 
 
-@pytest.mark.parametrize("content, where", [
-    (b"", "holds no stories"), (b"\n \n", "holds no stories"), (b'{"text": "a"}\n{"text"\n', "line 2 is not JSON"),
-    (b'{"text": "a"}\n["b"]\n', "line 2 is not a JSON object"), (b'\n{"story": "a"}\n', 'line 2 has no "text"'),
-    (b'{"text": "caf\xe9"}', "line 1 is not UTF-8"), ('{"text": "a"}'.encode("utf-16"), "line 1 is not UTF-8"),
-    (b"[" * 100_000, "line 1 is not JSON"),
-    (b'{"text": "a", "id": "x"}\n{"text": "b", "id": "x"}', "line 2 repeats the id 'x' of line 1"),
-    (b'{"text": "a", "id": 2}\n{"text": "b"}', "line 2 repeats the id '2' of line 1")])
-def test_bad_jsonl(tmp_path, content, where):
-    path = tmp_path / "bad.jsonl"
-    path.write_bytes(content)
-    assert where in complaint(room.load_stories, path)
-
-
 def test_bad_story_sources(tmp_path):
     (tmp_path / "s.csv").write_text("text\na\n")
     (tmp_path / "blank.txt").write_text(" \n<|endoftext|>\n")
@@ -253,6 +216,20 @@ def test_bad_story_sources(tmp_path):
         assert "FILE.jsonl" in (message := complaint(room.load_stories, name)) and "FILE.txt" in message
     assert "no stories" in complaint(room.load_stories, tmp_path / "blank.txt")
     assert "limit is 0" in complaint(room.load_stories, tmp_path / "s.jsonl", limit=0)
+
+
+def test_without_a_home_no_folder_is_called_tilde(monkeypatch, tmp_path):
+    import pwd
+    monkeypatch.delenv("HOME")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", {}.__getitem__)  # raises KeyError, as for a user without an entry
+    monkeypatch.chdir(tmp_path)
+    assert Path(default_cache()).parent == Path(tempfile.gettempdir())
+    assert "nothing says where ~ is" in complaint(room.local_path, "~/cache")
+    Path("~").mkdir()
+    assert room.local_path("~/cache") == Path("~/cache")  # somebody's own folder of that name
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert room.local_path("~/cache") == tmp_path / "cache" and default_cache().startswith(str(tmp_path))
 
 
 @pytest.mark.parametrize("text", ["a fox ran home. " * 20, "/a/" + "b" * 300, "x" * 300 + ".jsonl", "x" * 300 + ".txt",
@@ -403,17 +380,33 @@ def test_bad_queries(tokenizer):
     assert "not valid Unicode" in ask("a fo\udce9", " b")
 
 
-def test_make_query_parts_words():
-    assert room.make_query("in the", "mill") == Query("in the", " mill")
-    for completion in (" mill", ".", None, ""):
-        assert room.make_query("in the", completion).completion == completion
-    assert room.make_query("in the ", "mill") == Query("in the ", "mill")
+def notes_on(tokenizer, prompt, completion, **typed):
+    query = Query(prompt, completion)
+    return room.query_notes(tokenizer, query, *room.encode_query(tokenizer, query, 64), **typed)
+
+
+def test_what_is_scored_is_what_was_typed(tokenizer):
+    ids, start = room.encode_query(tokenizer, Query("It was 19", "84"), 64)
+    assert tokenizer.decode(ids) == "It was 1984" and tokenizer.decode(ids[start:]) == "84"
+    for prompt, completion in (("It was 19", "84"), ("从前有一只小", "狐狸"), ("กาลครั้ง", "หนึ่ง"), ("a fox", "."), ("a", " fox"), ("He said “", "Look")):
+        ids, start = room.encode_query(tokenizer, Query(prompt, completion), 64)
+        assert tokenizer.decode(ids) == prompt + completion and not notes_on(tokenizer, prompt, completion)
+    (note,) = notes_on(tokenizer, "He liked the", "windmill")
+    assert '"the" and "windmill"' in note and '" windmill"' in note
+    assert not notes_on(tokenizer, "He liked the", "windmill", typed=False)  # the model's own: nothing was meant otherwise
+
+
+def test_tokens_across_the_border_are_named(tokenizer):
+    for prompt, completion, scored in (("Once upon a ", "time", "' time'"), ("Once upon a ti", "me", "' time'")):
+        note = notes_on(tokenizer, prompt, completion)[-1]
+        assert "end of the prompt" in note and f"in {scored}:" in note
+        assert notes_on(tokenizer, prompt, completion, typed=False) == [note]
 
 
 def test_load_queries(tmp_path):
     path = tmp_path / "q.jsonl"
     path.write_text('{"prompt": "in the", "completion": "mill"}\n\n{"prompt": "on a"}\n', encoding="utf-8")
-    assert room.load_queries(path) == [Query("in the", " mill"), Query("on a", None)]
+    assert room.load_queries(path) == [Query("in the", "mill"), Query("on a", None)]
     cases = {"": "no queries", '{"prompt": "a"}\n{"completion": "b"}': 'line 2 has no "prompt"',
              '{"prompt": " "}': 'line 1: "prompt"', '{"prompt": "a", "completion": 3}': 'line 1: "completion"',
              '{"prompt": "a", "completion": ""}': 'line 1: "completion"', "in the mill": "line 1 is not JSON"}

@@ -1,0 +1,240 @@
+"""Which layers of a model can be tracked, tried out before they are used; and what share of the model that is.
+
+A hook sees whatever its layer is given. Some models flatten sequences and tokens, send a token only to some layers, run
+a layer more than once, or use its weights without calling it. So every layer is tried on two short sequences: its rows
+have to be those of the tokens, and its gradient that of autograd on the weights themselves.
+"""
+import re
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from .capture import MLP_PARTS, Capture, find_layers, frozen
+from .stories import InputError, batches, fused_attention, logits_of, sequence_loss
+
+SIZE = (2, 3)  # sequences and tokens of the trial; different, so that one axis is not taken for the other
+KEYWORDS = ("mlp", "all")  # scopes that name no layer: what cannot be tracked is left out, and said
+
+
+@dataclass
+class Tracked:
+    """The tracked layers, and how much of the model they are: `parameters` of `total`. `note` says what of the scope is left out."""
+    layers: dict[str, nn.Module]
+    parameters: int
+    total: int
+    note: str | None = None
+
+    def summary(self) -> dict:
+        """As the JSON has it."""
+        return {"layers": len(self.layers), "parameters": self.parameters, "of": self.total, "note": self.note}
+
+
+def track(model, scope="mlp") -> Tracked:
+    """The layers of `find_layers` that a trial shows to be tracked rightly.
+
+    Layers that text does not run through are none of them. Of "mlp" and "all" those that fail are left out, with a note;
+    for a regular expression that matches one, or when none is left, raises InputError with a scope that works.
+    """
+    try:
+        wanted = find_layers(model, scope)
+    except InputError as problem:
+        if scope != "mlp":
+            raise
+        raise InputError(f"{str(problem).rpartition('; give')[0]}: give --scope {working_scope(model)}") from None
+    faults, idle = try_out(model, wanted)
+    layers = {name: layer for name, layer in wanted.items() if name not in faults and name not in idle}
+    if faults and (scope not in KEYWORDS or not layers):
+        name, reason = next(iter(faults.items()))
+        raise InputError(f"layer {name!r} {reason}, so its influence cannot be told by tokens: give --scope {working_scope(model)}")
+    if not layers:
+        raise InputError(f"text runs through no layer of scope {scope!r}: give --scope {working_scope(model)}")
+    return share(model, layers, _left_out(model, scope, layers, faults))
+
+
+def share(model, layers, note=None) -> Tracked:
+    """What these layers are of the model, without a trial."""
+    return Tracked(layers, sum(weight.numel() for layer in layers.values() for weight in layer.parameters()),
+                   sum(weight.numel() for weight in model.parameters()), note)
+
+
+def try_out(model, layers) -> tuple[dict[str, str], list[str]]:
+    """`({layer: why it cannot be tracked}, [layers that text does not run through])`, by two short sequences."""
+    ids = _ids(model)
+    first, faults = _inputs(model, layers, ids), {}
+    for name, calls in first.items():
+        if len(calls) > 1:
+            faults[name] = f"runs {len(calls)} times in one pass"
+        elif calls and calls[0] is None:
+            faults[name] = "gives more than one result"
+        elif calls and calls[0].shape[:-1] not in (SIZE, (SIZE[0] * SIZE[1],)):
+            faults[name] = f"is given {' × '.join(map(str, calls[0].shape[:-1]))} positions for {SIZE[0]} × {SIZE[1]} tokens"
+    called = {name: layer for name, layer in layers.items() if first[name] and name not in faults}
+    faults |= _misplaced(model, called, ids, first)
+    faults |= _other_gradients(model, {name: layer for name, layer in called.items() if name not in faults}, ids)
+    silent = {name: layer for name, layer in layers.items() if not first[name]}
+    used = _used(model, {name: layer.weight for name, layer in silent.items()})
+    faults |= {name: "is never called, though its weights are used" for name in used}
+    return faults, [name for name in silent if name not in used]
+
+
+def _ids(model):
+    """Token ids for the trial, none of them one with a meaning of its own (padding, an image …)."""
+    config = model.config.get_text_config()
+    settings = {**model.config.to_dict(), **config.to_dict()}
+    special = {value for key, value in settings.items() if key.endswith(("_id", "_index")) and isinstance(value, int)}
+    plain = [token for token in range(config.vocab_size - 1, -1, -1) if token not in special][:2 * SIZE[0] * SIZE[1]]
+    plain = plain if len(plain) > SIZE[0] * SIZE[1] else list(range(config.vocab_size))
+    return torch.tensor([plain[place % len(plain)] for place in range(SIZE[0] * SIZE[1] + 1)])
+
+
+def _batch(ids, device):
+    (batch,) = batches(ids.view(SIZE).tolist(), SIZE[0])
+    return batch.to(device)
+
+
+@torch.no_grad()
+def _inputs(model, layers, ids):
+    """What each call of each layer was given, `{layer: [tensor, or None for a layer with more than one result]}`."""
+    seen, handles = {name: [] for name in layers}, []
+    for name, layer in layers.items():
+        def look(_, args, output, calls=seen[name]):
+            calls.append(args[0].float().clone() if isinstance(output, torch.Tensor) else None)
+        handles.append(layer.register_forward_hook(look))
+    try:
+        logits_of(model, _batch(ids[:-1], model.device))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return seen
+
+
+def _misplaced(model, layers, ids, first):
+    """Layers whose row for sequence b and token t does not follow token t, or follows a later one, or another sequence's."""
+    faults = {}
+    for place in range(len(ids) - 1):
+        changed = ids.clone()
+        changed[place] = ids[-1]
+        b, t = divmod(place, SIZE[1])
+        for name, calls in _inputs(model, layers, changed).items():
+            (before,) = first[name]
+            if len(calls) != 1 or calls[0].shape != before.shape:
+                faults[name] = "is given only some of the tokens"
+                continue
+            if not torch.isfinite(before).all():  # told where the scores are, with what to do
+                continue
+            moved = (calls[0] - before).abs().reshape(*SIZE, -1).amax(-1) > 1e-5 * before.abs().max()
+            own = moved[b, t].item()
+            moved[b, t:] = False  # what has read the changed token may move
+            if moved.any() or not own:
+                faults[name] = "is given rows in another order than that of the tokens"
+    return faults
+
+
+def _other_gradients(model, layers, ids):
+    """Layers whose captured gradient of some sequence is not that of autograd on the weight."""
+    batch = _batch(ids[:-1], model.device)
+    with frozen(model), fused_attention(model), torch.enable_grad(), Capture(layers, SIZE) as captured:
+        loss = sequence_loss(model, batch).sum()
+        if loss.requires_grad:
+            loss.backward()
+    faults = {name: "has something behind it that works in place, so that no gradient comes back"
+              for name in layers if captured[name].output_grads is None}
+    for row, gradients in enumerate(_autograd(model, layers, ids)):
+        for name, layer in layers.items():
+            if name not in faults and not _alike(layer, captured[name].gradients()[row], gradients[name]):
+                faults[name] = "has weights that are used elsewhere too, or does more than multiply by them"
+    return faults
+
+
+def _autograd(model, layers, ids):
+    """For each sequence, alone: the gradient of its loss by the layers' weights, `{layer: tensor or None}`."""
+    weights = [layer.weight for layer in layers.values()]
+    with frozen(model), torch.enable_grad():
+        for weight in weights:
+            weight.requires_grad_(True)
+        for row in ids[:-1].view(SIZE):
+            (batch,) = batches([row.tolist()])
+            loss = sequence_loss(model, batch.to(model.device)).sum()
+            found = torch.autograd.grad(loss, weights, allow_unused=True) if loss.requires_grad else [None] * len(weights)
+            yield dict(zip(layers, found))
+
+
+def _alike(layer, captured, gradient):
+    """Whether the weight's part of a captured gradient is this one, as far as the weight's precision goes."""
+    if gradient is None:
+        return False
+    if not torch.isfinite(gradient).all():  # told where the scores are, with what to do
+        return True
+    precision = 1e-3 if gradient.dtype in (torch.float32, torch.float64) else 0.1
+    weight = captured if layer.bias is None else captured[:, :-1]
+    weight = weight.T if isinstance(layer, Conv1D) else weight
+    return bool((weight - gradient).abs().max() <= precision * gradient.abs().max())
+
+
+# -- what is left out, and what to do ------------------------------------------------------------------
+
+def _left_out(model, scope, layers, faults):
+    """One sentence on the matrices that the scope names and that are not tracked, though text runs through them."""
+    tracked = {id(layer.weight) for layer in layers.values()}
+    named = {name: weight for name, weight in _named(model, scope).items() if id(weight) not in tracked}
+    used = list(filter(_used(model, named).__contains__, named))
+    if not used:
+        return None
+    missing = sum(named[name].numel() for name in used)
+    first = used[0].removesuffix(".weight")
+    reason = faults.get(first, "is no linear layer of its own")
+    more = f", and {len(used) - 1} more" if len(used) > 1 else ""
+    return (f"{missing:,} parameters that belong to scope {scope!r} are not tracked: {first} {reason}{more}; "
+            "their part is missing from every influence")
+
+
+def _named(model, scope):
+    """Matrices (and stacks of matrices) that a scope means, linear layer or not."""
+    tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    head = model.get_output_embeddings()
+    tables |= {id(head.weight)} if head is not None else set()
+    found = {name: weight for name, weight in model.named_parameters() if weight.dim() > 1 and id(weight) not in tables}
+    if scope == "mlp":
+        return {name: weight for name, weight in found.items() if MLP_PARTS & set(name.split("."))}
+    return found if scope == "all" else {name: weight for name, weight in found.items() if re.search(scope, name)}
+
+
+def _used(model, weights):
+    """Names of the weights by which the loss of a short text has a gradient."""
+    (batch,) = batches([_ids(model)[:SIZE[1]].tolist()])
+    if not weights:
+        return set()
+    with frozen(model), torch.enable_grad():
+        for weight in weights.values():
+            weight.requires_grad_(True)
+        loss = sequence_loss(model, batch.to(model.device)).sum()
+        found = torch.autograd.grad(loss, list(weights.values()), allow_unused=True) if loss.requires_grad else []
+    return {name for name, gradient in zip(weights, found) if gradient is not None}
+
+
+def working_scope(model) -> str:
+    """A regular expression, quoted, that names only layers which can be tracked. Raises InputError when there are none."""
+    try:
+        every = find_layers(model, "all")
+    except InputError:
+        every = {}
+    faults, idle = try_out(model, every) if every else ({}, [])
+    sound = [name for name in every if name not in faults and name not in idle]
+    if not sound:
+        raise InputError(f"no layer of this model ({model.config.model_type}) can be tracked: choose a model whose linear "
+                         "layers are each given one row a token, such as GPT-2, GPT-Neo or Llama")
+    if not faults:
+        return "all"
+    words = dict.fromkeys(word for name in sound for word in re.split(r"\.\d+\.", name)[-1].split("."))
+    clean = [word for word in words if not any(re.search(word, name) for name in faults)]
+    chosen, left = [], set(sound)
+    while left:
+        reach = {word: {name for name in left if re.search(word, name)} for word in clean}
+        best = max(reach, key=lambda word: len(reach[word]), default=None)
+        if best is None or not reach[best]:
+            break
+        chosen.append(best)
+        left -= reach[best]
+    return repr("|".join(chosen or [f"^{re.escape(sound[0])}$"]))
