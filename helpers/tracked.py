@@ -76,7 +76,15 @@ def try_out(model, layers) -> tuple[dict[str, str], list[str]]:
     silent = {name: layer for name, layer in layers.items() if not first[name]}
     used = _used(model, {name: layer.weight for name, layer in silent.items()})
     faults |= {name: "is never called, though its weights are used" for name in used}
-    return faults, [name for name in silent if name not in used]
+    kinds = {_kind(name) for name in silent} & {_kind(name) for name in layers if first[name]}
+    routed = [name for name in layers if _kind(name) in kinds and name not in faults]  # some of these experts saw no token here
+    faults |= dict.fromkeys(routed, "is one of several that are given only some of the tokens")
+    return faults, [name for name in silent if name not in faults]
+
+
+def _kind(name):
+    """A layer's name without its numbers."""
+    return re.sub(r"\d+", "#", name)
 
 
 def _ids(model):
@@ -143,34 +151,42 @@ def _other_gradients(model, layers, ids):
               for name in layers if captured[name].output_grads is None}
     for row, gradients in enumerate(_autograd(model, layers, ids)):
         for name, layer in layers.items():
-            if name not in faults and not _alike(layer, captured[name].gradients()[row], gradients[name]):
+            if name not in faults and not _alike(captured[name].gradients()[row], gradients[name]):
                 faults[name] = "has weights that are used elsewhere too, or does more than multiply by them"
     return faults
 
 
 def _autograd(model, layers, ids):
-    """For each sequence, alone: the gradient of its loss by the layers' weights, `{layer: tensor or None}`."""
-    weights = [layer.weight for layer in layers.values()]
+    """For each sequence, alone: the gradients of its loss, `{layer: (out, in+1)}`, None for a layer without a part in it."""
+    parameters = [parameter for layer in layers.values() for parameter in layer.parameters(recurse=False)]
     with frozen(model), torch.enable_grad():
-        for weight in weights:
-            weight.requires_grad_(True)
+        for parameter in parameters:
+            parameter.requires_grad_(True)
         for row in ids[:-1].view(SIZE):
             (batch,) = batches([row.tolist()])
             loss = sequence_loss(model, batch.to(model.device)).sum()
-            found = torch.autograd.grad(loss, weights, allow_unused=True) if loss.requires_grad else [None] * len(weights)
-            yield dict(zip(layers, found))
+            found = torch.autograd.grad(loss, parameters, allow_unused=True) if loss.requires_grad else [None] * len(parameters)
+            found = dict(zip(map(id, parameters), found))
+            yield {name: _joined(layer, found) for name, layer in layers.items()}
 
 
-def _alike(layer, captured, gradient):
-    """Whether the weight's part of a captured gradient is this one, as far as the weight's precision goes."""
+def _joined(layer, gradients):
+    """The gradients of weight and bias as a capture has them."""
+    weight, bias = gradients[id(layer.weight)], None if layer.bias is None else gradients[id(layer.bias)]
+    if weight is None or (bias is None and layer.bias is not None):
+        return None
+    weight = weight.T if isinstance(layer, Conv1D) else weight
+    return weight if bias is None else torch.cat([weight, bias[:, None]], 1)
+
+
+def _alike(captured, gradient):
+    """Whether they are the same, as far as the precision of the weights goes."""
     if gradient is None:
         return False
     if not torch.isfinite(gradient).all():  # told where the scores are, with what to do
         return True
     precision = 1e-3 if gradient.dtype in (torch.float32, torch.float64) else 0.1
-    weight = captured if layer.bias is None else captured[:, :-1]
-    weight = weight.T if isinstance(layer, Conv1D) else weight
-    return bool((weight - gradient).abs().max() <= precision * gradient.abs().max())
+    return bool((captured - gradient).abs().max() <= precision * gradient.abs().max())
 
 
 # -- what is left out, and what to do ------------------------------------------------------------------
@@ -179,7 +195,8 @@ def _left_out(model, scope, layers, faults):
     """One sentence on the matrices that the scope names and that are not tracked, though text runs through them."""
     tracked = {id(layer.weight) for layer in layers.values()}
     named = {name: weight for name, weight in _named(model, scope).items() if id(weight) not in tracked}
-    used = list(filter(_used(model, named).__contains__, named))
+    runs = _used(model, named)
+    used = [name for name in named if name in runs or name.removesuffix(".weight") in faults]
     if not used:
         return None
     missing = sum(named[name].numel() for name in used)

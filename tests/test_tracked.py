@@ -67,6 +67,21 @@ class Routed(Mlp):
         return out.view(*x.shape[:2], -1)
 
 
+class Experts(Mlp):
+    """The last of three experts is for tokens that do not come here."""
+    def __init__(self):
+        super().__init__()
+        self.experts = nn.ModuleList(nn.Linear(20, 12) for _ in range(3))
+
+    def run(self, x):
+        return self.second(x) + self.experts[0](x) + self.experts[1](x)
+
+
+class BiasTwice(Mlp):
+    def run(self, x):
+        return self.second(x) + torch.tanh(self.second.bias)
+
+
 class PastItsForward(Mlp):
     def run(self, x):
         return nn.functional.linear(x, self.second.weight, self.second.bias)
@@ -143,7 +158,8 @@ def model_loss(model, batch, row):
 
 
 FAULTS = {TimeFirst: "3 × 2 positions", FlatTimeFirst: "another order", Turned: "another order", Twice: "runs 2 times", Tripled: "2 × 9 positions",
-          Routed: "positions|only some", PastItsForward: "never called", UsedTwice: "used elsewhere", Several: "more than one result",
+          Routed: "positions|only some", PastItsForward: "never called", UsedTwice: "used elsewhere",
+          BiasTwice: "used elsewhere", Several: "more than one result",
           NotLinear: "more than multiply", InPlace: "in place"}
 
 
@@ -168,6 +184,12 @@ def test_weights_that_are_no_layer_are_counted_and_said():
         note = track(model, scope).note
         assert "480 parameters" in note and "transformer.h.1.mlp.experts is no linear layer" in note
     assert track(model, "c_proj").note is None
+
+
+def test_an_expert_that_saw_no_token_of_the_trial_is_no_idle_layer():
+    tracked = track(model_with(Experts))
+    assert not any("experts" in name for name in tracked.layers) and "transformer.h.1.mlp.second" in tracked.layers
+    assert "experts.0 is one of several that are given only some" in tracked.note and "720 parameters" in tracked.note
 
 
 def test_what_text_does_not_run_through_is_no_layer_and_no_loss():
