@@ -9,7 +9,7 @@ from transformers.pytorch_utils import Conv1D
 
 from .stories import InputError, fused_attention, logits_of, summed_loss
 
-MLP_PARTS = {"mlp", "feed_forward", "ffn", "fc1", "fc2"}
+MLP_PARTS = {"mlp", "mlps", "mlp_block", "shared_mlp", "feed_forward", "ffn", "fc1", "fc2", "intermediate"}
 
 
 def find_layers(model: nn.Module, scope: str = "mlp") -> dict[str, nn.Module]:
@@ -27,7 +27,7 @@ def find_layers(model: nn.Module, scope: str = "mlp") -> dict[str, nn.Module]:
     if scope == "all" or (scope == "mlp" and isinstance(model, nn.Sequential)):
         found = linear
     elif scope == "mlp":
-        found = {name: module for name, module in linear.items() if MLP_PARTS & set(name.split("."))}
+        found = {name: module for name, module in linear.items() if in_mlp(name)}
     else:
         found = {name: module for name, module in linear.items() if _search(scope, name)}
     if not found:
@@ -35,6 +35,12 @@ def find_layers(model: nn.Module, scope: str = "mlp") -> dict[str, nn.Module]:
         raise InputError(f"no layer matches scope {scope!r}; linear layers seen: {seen}"
                          f"{' …' if len(linear) > 6 else ''}; give --scope all, or a regular expression for their names")
     return found
+
+
+def in_mlp(name: str) -> bool:
+    """Whether a module or parameter of this name belongs to an MLP; BERT calls its second layer the output, as that of its attention."""
+    parts = set(name.split("."))
+    return bool(MLP_PARTS & parts) or ("output" in parts and "attention" not in parts)
 
 
 def _search(pattern, name):

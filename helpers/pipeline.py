@@ -40,8 +40,7 @@ class Setting:
 
     def max_positions(self, floats=2**28):
         """Positions (B·T) a batch may have: its logits fit, and its attention maps stay within `floats` numbers."""
-        config = self.model.config.get_text_config()
-        maps = getattr(config, "num_hidden_layers", 1) * getattr(config, "num_attention_heads", 1)  # (T, T) a story
+        maps = _number(self.model, "num_hidden_layers") * _number(self.model, "num_attention_heads")  # (T, T) a story
         return min(positions_budget(self.model), max(1, floats // (maps * max(map(len, self.corpus.ids)))))
 
     def stream(self, rows=None, label=""):
@@ -59,6 +58,14 @@ class Setting:
             for batch in made:
                 yield replace(batch.to(self.device), index=[rows[at] for at in batch.index])
                 bar.update(batch.mask.sum().item())
+
+
+def _number(model, name):
+    """A size in the model's config; 1 where it has none, or another in each layer."""
+    try:
+        return getattr(model.config.get_text_config(), name, None) or 1
+    except Exception:  # a config that differs by layer raises a type of its own
+        return 1
 
 
 def fit_sample(total: int, limit: int, seed: int) -> list[int]:

@@ -250,7 +250,11 @@ def _check_model(model, name):
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise InputError(f"{name}: the weights {key} hold NaN or infinity: replace the damaged file")
     pair = torch.tensor([[0, 0, 0], [0, 0, 1]])
-    first, second = model(input_ids=pair, attention_mask=torch.ones_like(pair), use_cache=False).logits[:, :2]
+    try:
+        first, second = model(input_ids=pair, attention_mask=torch.ones_like(pair), use_cache=False).logits[:, :2]
+    except Exception as error:  # wants a picture, a sound, another model's states …
+        raise InputError(f"{name} does not run on text alone ({model.config.model_type}: {_first_line(error)}): choose one that predicts "
+                         "the next word, such as GPT-2, GPT-Neo or Llama") from error
     if (first - second).abs().max() > 1e-4 * first.abs().max():  # the last word must not show in earlier logits
         raise InputError(f"{name} is no causal language model ({model.config.model_type} reads ahead): choose one "
                          "that predicts the next word, such as GPT-2, GPT-Neo or Llama")
@@ -259,7 +263,7 @@ def _check_model(model, name):
 def context_length(model):
     """Largest number of positions the model can read; 2,048 where its architecture sets no limit."""
     config = model.config.get_text_config()
-    names = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length")
+    names = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length", "max_target_positions")
     longest = next((getattr(config, name) for name in names if getattr(config, name, None)), 2048)
     # RoBERTa and its like count positions from behind that of the padding: of 514 they use 512
     tables = [module for name, module in model.named_modules() if name.endswith("position_embeddings") and isinstance(module, torch.nn.Embedding)]

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from .capture import MLP_PARTS, Capture, find_layers, frozen
+from .capture import Capture, find_layers, frozen, in_mlp
 from .stories import InputError, batches, fused_attention, logits_of, sequence_loss
 
 SIZE = (2, 3)  # sequences and tokens of the trial; different, so that one axis is not taken for the other
@@ -214,7 +214,7 @@ def _named(model, scope):
     tables |= {id(head.weight)} if head is not None else set()
     found = {name: weight for name, weight in model.named_parameters() if weight.dim() > 1 and id(weight) not in tables}
     if scope == "mlp":
-        return {name: weight for name, weight in found.items() if MLP_PARTS & set(name.split("."))}
+        return {name: weight for name, weight in found.items() if in_mlp(name)}
     return found if scope == "all" else {name: weight for name, weight in found.items() if re.search(scope, name)}
 
 
