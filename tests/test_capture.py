@@ -141,3 +141,27 @@ def test_inputs_stay_what_they_were_when_the_model_overwrites_them():
         layer(x)
         x.add_(1)
     torch.testing.assert_close(captured["layer"].inputs, before, rtol=0, atol=0)
+
+
+def test_rows_of_a_flattened_layer_are_put_back_and_others_refused():
+    layer, x = nn.Linear(3, 2), torch.randn(2, 5, 3)
+    found = []
+    for given in (x, x.flatten(0, 1)):
+        with Capture({"layer": layer}, (2, 5)) as captured:
+            layer(given).square().sum().backward()
+        assert captured["layer"].inputs.shape == (2, 5, 4) and captured["layer"].output_grads.shape == (2, 5, 2)
+        found.append(captured["layer"].gradients())
+    torch.testing.assert_close(*found)
+    for given in (torch.randn(9, 3), torch.randn(5, 2, 3), torch.randn(2, 15, 3), torch.randn(2, 5, 1, 3)):
+        with Capture({"layer": layer}, (2, 5)), pytest.raises(InputError, match="'layer'.*positions.*2 × 5.*--scope"):
+            layer(given)
+
+
+def test_a_layer_with_more_than_one_result_is_refused():
+    class Router(nn.Linear):
+        def forward(self, x):
+            return super().forward(x), None
+
+    layer = Router(3, 2)
+    with Capture({"router": layer}), pytest.raises(InputError, match="'router'.*more than one result.*--scope"):
+        layer(torch.randn(2, 3))
