@@ -78,7 +78,7 @@ def try_out(model, layers) -> tuple[dict[str, str], list[str]]:
     faults |= {name: "is never called, though its weights are used" for name in used}
     kinds = {_kind(name) for name in silent} & {_kind(name) for name in layers if first[name]}
     routed = [name for name in layers if _kind(name) in kinds and name not in faults]  # some of these experts saw no token here
-    faults |= dict.fromkeys(routed, "is one of several that are given only some of the tokens")
+    faults |= dict.fromkeys(routed, "is one of several of which only some were given tokens")
     return faults, [name for name in silent if name not in faults]
 
 
@@ -147,7 +147,7 @@ def _other_gradients(model, layers, ids):
         loss = sequence_loss(model, batch).sum()
         if loss.requires_grad:
             loss.backward()
-    faults = {name: "has something behind it that works in place, so that no gradient comes back"
+    faults = {name: "gets no gradient back from what follows it"
               for name in layers if captured[name].output_grads is None}
     for row, gradients in enumerate(_autograd(model, layers, ids)):
         for name, layer in layers.items():

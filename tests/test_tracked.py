@@ -160,7 +160,7 @@ def model_loss(model, batch, row):
 FAULTS = {TimeFirst: "3 × 2 positions", FlatTimeFirst: "another order", Turned: "another order", Twice: "runs 2 times", Tripled: "2 × 9 positions",
           Routed: "positions|only some", PastItsForward: "never called", UsedTwice: "used elsewhere",
           BiasTwice: "used elsewhere", Several: "more than one result",
-          NotLinear: "more than multiply", InPlace: "in place"}
+          NotLinear: "more than multiply", InPlace: "no gradient back"}
 
 
 @pytest.mark.parametrize("kind, reason", FAULTS.items())
@@ -189,7 +189,7 @@ def test_weights_that_are_no_layer_are_counted_and_said():
 def test_an_expert_that_saw_no_token_of_the_trial_is_no_idle_layer():
     tracked = track(model_with(Experts))
     assert not any("experts" in name for name in tracked.layers) and "transformer.h.1.mlp.second" in tracked.layers
-    assert "experts.0 is one of several that are given only some" in tracked.note and "720 parameters" in tracked.note
+    assert "experts.0 is one of several of which only some" in tracked.note and "720 parameters" in tracked.note
 
 
 def test_what_text_does_not_run_through_is_no_layer_and_no_loss():
