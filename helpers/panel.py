@@ -124,7 +124,7 @@ class Panel:
     def _answered(self, seconds):
         """How long it took, from what, and what should be known about the question and the model."""
         explorer = self.explorer
-        notes = filter(None, (f"tracked: {show.tracked(explorer.tracked.summary())}", explorer.note, *(self.question.notes if self.question else ())))
+        notes = filter(None, (f"Tracked: {show.tracked(explorer.tracked.summary())}", explorer.note, *(self.question.notes if self.question else ())))
         return ". ".join([f"Answered in {seconds:.1f} s, from {len(explorer.setting.corpus):,} stories", *notes]) + "."
 
     @contextmanager

@@ -28,6 +28,7 @@ from pathlib import Path
 import torch
 import transformers
 from builders import ADVICE, PROMPT, ROOT, jsonl, made_up, make_tokenizer
+from machines import load, save
 from safetensors.torch import load_file
 from transformers import (CONFIG_MAPPING, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, AutoModelForCausalLM,
                           AutoModelForImageTextToText, AutoTokenizer)
@@ -323,18 +324,6 @@ def sources() -> str:
     return digest.hexdigest()[:16]
 
 
-def load() -> dict:
-    path = KEPT / "results.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-
-
-def save(results: dict) -> None:
-    KEPT.mkdir(parents=True, exist_ok=True)
-    partial = KEPT / "results.partial"
-    partial.write_text(json.dumps(results, indent=1, ensure_ascii=False), encoding="utf-8")
-    partial.replace(KEPT / "results.json")
-
-
 def child(families, scope) -> None:
     """Examines the families one after the other; a line of JSON for each."""
     now = sources()
@@ -401,12 +390,12 @@ def main() -> int:
     if args.child:
         child(args.child, args.scope)
         return 0
-    kept, now, families = load(), sources(), args.families or FAMILIES
+    kept, now, families = load(KEPT), sources(), args.families or FAMILIES
     results = kept.setdefault(args.scope, {})
     due = [family for family in families if args.families or results.get(family, {}).get("sources") != now]
     for family, result in results_of([] if args.table else due, args.scope):
         results[family] = result
-        save(kept)
+        save(kept, KEPT)
         print(f"{family}: {result['outcome']} ({result['seconds']} s) {result['note']}", file=sys.stderr, flush=True)
     print(table(results, families))
     return int(any(results.get(family, {}).get("outcome") in BAD for family in families))

@@ -146,16 +146,16 @@ def failing(report: Path) -> str:
 
 # -- the table -------------------------------------------------------------------------------------
 
-def load() -> dict:
-    path = KEPT / "results.json"
+def load(folder: Path = KEPT) -> dict:
+    path = folder / "results.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
-def save(results: dict) -> None:
-    KEPT.mkdir(parents=True, exist_ok=True)
-    partial = KEPT / "results.partial"
+def save(results: dict, folder: Path = KEPT) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder / "results.partial"
     partial.write_text(json.dumps(results, indent=1), encoding="utf-8")
-    partial.replace(KEPT / "results.json")
+    partial.replace(folder / "results.json")
 
 
 def table(results: dict, settings: list[str], parts: list[str], strict: bool) -> str:
