@@ -3,7 +3,7 @@ import re
 
 import pytest
 import torch
-from builders import complaint, tiny_model
+from builders import autograd_gradient, complaint, loss_of, tiny_model
 from torch import nn
 
 from helpers.capture import backward_pass, find_layers
@@ -143,18 +143,14 @@ def test_what_can_be_put_back_is(kind):
     tracked = track(model)
     assert list(tracked.layers) == ["transformer.h.0.mlp.c_fc", "transformer.h.0.mlp.c_proj", "transformer.h.1.mlp.first",
                                     "transformer.h.1.mlp.second"] and tracked.note is None
-    (batch,) = batches([[3, 8, 1, 14, 9], [5, 2, 7]], 2)
-    captured, losses = backward_pass(model, tracked.layers, batch)
+    ids = [[3, 8, 1, 14, 9], [5, 2, 7]]
+    (batch,) = batches(ids, 2)
+    captured, _ = backward_pass(model, tracked.layers, batch)
     second = model.transformer.h[1].mlp.second
-    for row in range(2):
-        expected = torch.autograd.grad(model_loss(model, batch, row), [second.weight, second.bias])
+    for row, place in enumerate(batch.index):
+        expected = autograd_gradient(second, loss_of(model, ids[place]))
         found = captured["transformer.h.1.mlp.second"].gradients()[row]
-        torch.testing.assert_close(found, torch.cat([expected[0], expected[1][:, None]], 1), rtol=1e-4, atol=1e-6)
-
-
-def model_loss(model, batch, row):
-    ids = batch.input_ids[row:row + 1, :int(batch.mask[row].sum())]
-    return nn.functional.cross_entropy(model(ids).logits[0, :-1], ids[0, 1:], reduction="sum")
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
 
 
 FAULTS = {TimeFirst: "3 × 2 positions", FlatTimeFirst: "another order", Turned: "another order", Twice: "runs 2 times", Tripled: "2 × 9 positions",
