@@ -7,9 +7,10 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from .stories import InputError, fused_attention, logits_of, summed_loss
+from .stories import Batch, InputError, logits_of, summed_loss
 
-MLP_PARTS = {"mlp", "mlps", "mlp_block", "shared_mlp", "feed_forward", "ffn", "fc1", "fc2", "intermediate"}
+MLP_PARTS = {"mlp", "mlps", "mlp_block", "shared_mlp", "feed_forward", "ffn", "fc1", "fc2",
+             "intermediate"}
 
 
 def find_layers(model: nn.Module, scope: str = "mlp") -> dict[str, nn.Module]:
@@ -21,44 +22,51 @@ def find_layers(model: nn.Module, scope: str = "mlp") -> dict[str, nn.Module]:
     """
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     linear = {name: module for name, module in model.named_modules()
-              if isinstance(module, (nn.Linear, Conv1D)) and module is not head}
-    if not scope:
-        raise InputError("the scope is empty: give mlp, all or a regular expression for the layers' names")
+              if isinstance(module, nn.Linear | Conv1D) and module is not head}
     if scope == "all" or (scope == "mlp" and isinstance(model, nn.Sequential)):
-        found = linear
-    elif scope == "mlp":
-        found = {name: module for name, module in linear.items() if in_mlp(name)}
-    else:
-        found = {name: module for name, module in linear.items() if _search(scope, name)}
-    if not found:
+        return _some(linear, linear, scope)
+    if scope == "mlp":
+        return _some([name for name in linear if in_mlp(name)], linear, scope)
+    if not scope:
+        raise InputError("the scope is empty: give mlp, all or a regular expression for the "
+                         "layers' names")
+    try:
+        return _some([name for name in linear if re.search(scope, name)], linear, scope)
+    except re.error as problem:
+        raise InputError(f"scope {scope!r} is no regular expression ({problem}): give mlp, all or "
+                         "one for the layers' names") from None
+
+
+def _some(names, linear, scope):
+    if not names:
         seen = ", ".join(list(linear)[:6]) or "none"
         raise InputError(f"no layer matches scope {scope!r}; linear layers seen: {seen}"
-                         f"{' …' if len(linear) > 6 else ''}; give --scope all, or a regular expression for their names")
-    return found
+                         f"{' …' if len(linear) > 6 else ''}; give --scope all, or a regular "
+                         "expression for their names")
+    return {name: linear[name] for name in names}
 
 
 def in_mlp(name: str) -> bool:
-    """Whether a module or parameter of this name belongs to an MLP; BERT calls its second layer the output, as that of its attention."""
+    """Whether a module or parameter of this name belongs to an MLP.
+
+    BERT calls its second layer the output, as that of its attention.
+    """
     parts = set(name.split("."))
     return bool(MLP_PARTS & parts) or ("output" in parts and "attention" not in parts)
 
 
-def _search(pattern, name):
-    try:
-        return re.search(pattern, name)
-    except re.error as problem:
-        raise InputError(f"scope {pattern!r} is no regular expression ({problem}): give mlp, all or one for the layers' names") from None
-
-
 def shape(layer: nn.Module) -> tuple[int, int]:
     """`(out, in+1)` of a layer's gradient, or `(out, in)` where it has no bias."""
-    out_width, in_width = layer.weight.shape[::-1] if isinstance(layer, Conv1D) else layer.weight.shape
-    return out_width, in_width + (layer.bias is not None)
+    weight = layer.weight.T if isinstance(layer, Conv1D) else layer.weight
+    return weight.shape[0], weight.shape[1] + (layer.bias is not None)
 
 
 @dataclass
 class Captured:
-    """One layer's record of one pass: `inputs` ā `(batch, token, in+1)`, `output_grads` Ds `(batch, token, out)`."""
+    """One layer's record of one pass.
+
+    `inputs` ā `(batch, token, in+1)`, `output_grads` Ds `(batch, token, out)`.
+    """
     inputs: torch.Tensor
     output_grads: torch.Tensor | None = None
 
@@ -71,17 +79,20 @@ class Capture:
     """Records ā and Ds of `layers` while a forward and a backward pass run inside the `with` block.
 
     `with Capture(layers) as captured: loss.backward()`, then `captured[name].inputs` and
-    `.output_grads`. The hooks are removed on the way out, also after an error. `size` is the batch's
-    (B, T): a layer that is given one row a token, `(B·T, in)`, has its rows put back, and one that is
-    given anything else raises InputError. Without it inputs `(batch, in)` are one token a sequence.
+    `.output_grads`. The hooks are removed on the way out, also after an error. `size` is the
+    batch's (B, T): a layer that is given one row a token, `(B·T, in)`, has its rows put back, and
+    one that is given anything else raises InputError. Without it inputs `(batch, in)` are one
+    token a sequence.
     """
 
     def __init__(self, layers: dict[str, nn.Module], size: tuple[int, int] | None = None):
-        self.layers, self.size, self._records, self._handles = layers, size, {}, []
+        self.layers, self.size = layers, size
+        self._records, self._handles = {}, []
 
     def __enter__(self):
         self._records.clear()
-        self._handles = [layer.register_forward_hook(self._hook(name)) for name, layer in self.layers.items()]
+        self._handles = [layer.register_forward_hook(self._hook(name))
+                         for name, layer in self.layers.items()]
         return self
 
     def __exit__(self, *_):
@@ -97,15 +108,16 @@ class Capture:
     def _hook(self, name):
         def forward(layer, args, output):
             if name in self._records:
-                raise InputError(f"layer {name!r} ran twice in one pass: leave shared layers out with --scope, and open a "
-                                 "new Capture for each pass")
+                raise InputError(f"layer {name!r} ran twice in one pass: leave shared layers out "
+                                 "with --scope, and open a new Capture for each pass")
             if not isinstance(output, torch.Tensor):
-                raise InputError(f"layer {name!r} gives more than one result: leave it out with --scope")
+                raise InputError(f"layer {name!r} gives more than one result: leave it out with "
+                                 "--scope")
             inputs = self._by_token(name, args[0].detach())
             ones = [torch.ones_like(inputs[..., :1])] if layer.bias is not None else []
-            inputs = torch.cat([inputs, *ones], dim=-1)  # a copy in any case: the model may overwrite what it has read
-            record = self._records[name] = Captured(inputs)
-            starts = not output.requires_grad  # every parameter below is frozen: the graph starts here
+            # cat copies in any case: the model may overwrite what it has read
+            record = self._records[name] = Captured(torch.cat([inputs, *ones], dim=-1))
+            starts = not output.requires_grad  # all below is frozen: the graph starts here
             output.requires_grad_()
 
             def backward(grad):
@@ -115,18 +127,20 @@ class Capture:
         return forward
 
     def _by_token(self, name, values):
-        """(batch, token, width), in float32 where the model computes in half precision: its products are summed."""
-        values = values.float() if values.dtype in (torch.bfloat16, torch.float16) else values
+        """(batch, token, width); half precision in float32, since its products are summed."""
+        if values.dtype in (torch.bfloat16, torch.float16):
+            values = values.float()
         batch, tokens = self.size or (len(values), 1 if values.dim() == 2 else values.shape[1])
         if values.shape[:-1] not in ((batch, tokens), (batch * tokens,)):
-            raise InputError(f"layer {name!r} is given {' × '.join(map(str, values.shape[:-1]))} positions, the batch has "
-                             f"{batch} × {tokens}: leave it out with --scope")
+            raise InputError(f"layer {name!r} is given {' × '.join(map(str, values.shape[:-1]))} "
+                             f"positions, the batch has {batch} × {tokens}: leave it out with "
+                             "--scope")
         return values.reshape(batch, tokens, -1)
 
 
 @contextmanager
 def frozen(model: nn.Module):
-    """No parameter gradients inside the block: only ā and Ds are needed, so autograd can skip the weights."""
+    """No gradients of parameters inside the block: only ā and Ds are needed, and weights cost."""
     before = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     model.requires_grad_(False)
     try:
@@ -136,15 +150,15 @@ def frozen(model: nn.Module):
             parameter.requires_grad_(flag)
 
 
-def backward_pass(model, layers, batch, choose_labels=None) -> tuple[Capture, torch.Tensor]:
+def backward_pass(model, layers, batch: Batch, choose_labels=None) -> tuple[Capture, torch.Tensor]:
     """One forward and backward pass of the summed loss; returns `(captured, losses (batch,))`.
 
     The targets are the batch's labels, or `choose_labels(logits)`. No attention mask is needed:
     padding stands on the right, so causal attention never lets a real token read it, and it has
-    no target, so no gradient reaches it: its Ds are exactly zero. Raises InputError for a layer that
-    did not run, or whose output no gradient reached.
+    no target, so no gradient reaches it: its Ds are exactly zero. Raises InputError for a layer
+    that did not run, or whose output no gradient reached.
     """
-    with frozen(model), fused_attention(model), torch.enable_grad(), Capture(layers, batch.labels.shape) as captured:
+    with frozen(model), torch.enable_grad(), Capture(layers, batch.labels.shape) as captured:
         logits = logits_of(model, batch)
         labels = choose_labels(logits.detach()) if choose_labels else batch.labels
         losses = summed_loss(logits, labels)
@@ -153,6 +167,7 @@ def backward_pass(model, layers, batch, choose_labels=None) -> tuple[Capture, to
     records = dict(captured.items())
     for name in layers:
         if name not in records or records[name].output_grads is None:
-            raise InputError(f"no gradient came back to the output of layer {name!r}: something behind it works in place, "
-                             "or nothing uses it; leave it out with --scope")
+            raise InputError(f"no gradient came back to the output of layer {name!r}: something "
+                             "behind it works in place, or nothing uses it; leave it out with "
+                             "--scope")
     return captured, losses.detach()

@@ -80,7 +80,7 @@ def _draws(seed):
     return lambda *size: torch.randn(*size, generator=generator, dtype=torch.float64)
 
 
-# -- 01 influence functions -----------------------------------------------------------------------
+# -- 01 influence functions ----------------------------------------------------------------------
 
 def _linear_data(seed, count, width):
     """Correlated features of unequal size with a column of ones, and targets: X (count, width + 1), y (count,)."""
@@ -195,7 +195,7 @@ def damped_solve(answer):
     return "equal to the dense solve with M + λI"
 
 
-# -- 02 capturing gradients with hooks ------------------------------------------------------------
+# -- 02 capturing gradients with hooks -----------------------------------------------------------
 
 def _draw(seed, *sizes):
     """Seeded normal tensors of the given sizes, float64."""
@@ -403,7 +403,7 @@ def find_output_grad(answer):
             raise Wrong(f"in network {seed + 1} of 8 you picked {picked}")
     return "Ds was found in eight networks, among five tensors of the same shape"
 
-# -- 03 Hessian, K-FAC, EK-FAC --------------------------------------------------------------------
+# -- 03 Hessian, K-FAC, EK-FAC -------------------------------------------------------------------
 
 def _toy_outputs(seed=5, images=12, width=4, hidden=5, classes=3):
     """A small tanh network as a function θ → logits (images, classes), and a θ."""
@@ -561,7 +561,7 @@ def _cg_mistakes(M, v, steps):
         "the new direction starts from the old residual: update r first": run(square, stale=True),
     }
 
-# -- 04 tokenwise attribution ---------------------------------------------------------------------
+# -- 04 tokenwise attribution --------------------------------------------------------------------
 
 @check
 def completion_labels(answer):
@@ -655,7 +655,7 @@ def relatif(answer):
     return "equal to the dense computation with (G+λI)⁻¹"
 
 
-# -- 05 the flat attribution bug ------------------------------------------------------------------
+# -- 05 the flat attribution bug -----------------------------------------------------------------
 
 def _toy_story(seed, length, W):
     """ā, Ds and r_t of a layer W whose positions are mixed behind it, r_t by autograd with a copy of W for every token."""
@@ -756,7 +756,7 @@ def moves_alone(answer):
     return "accepts the right split and turns down five wrong ones"
 
 
-# -- 06 does it work? -----------------------------------------------------------------------------
+# -- 06 does it work? ----------------------------------------------------------------------------
 
 def _rank_correlation(one, other):
     """Spearman's correlation of two vectors, by scipy."""
@@ -930,7 +930,7 @@ def noise_ceiling(answer):
     return "equal to scipy's Spearman of two halves, Spearman–Brown and the square root, over 24 subsets"
 
 
-# -- 07 scaling up --------------------------------------------------------------------------------
+# -- 07 scaling up -------------------------------------------------------------------------------
 
 def _counted(work):
     """Multiply-adds of matrix products as PyTorch counts them while they really run."""
@@ -1078,7 +1078,7 @@ def together(answer):
     return "A and Λ equal to those measured over the stories of both"
 
 
-# -- 08 explorer ----------------------------------------------------------------------------------
+# -- 08 explorer ---------------------------------------------------------------------------------
 
 @check
 def word_log_probs(answer):

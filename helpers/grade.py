@@ -64,7 +64,7 @@ class Ended(Exception):
     """The submission's process did not answer; the message is for the report."""
 
 
-# -- which notebooks ---------------------------------------------------------------------------------
+# -- which notebooks -----------------------------------------------------------------------------
 
 def series() -> dict[str, list[str]]:
     """{notebook of the series: its exercises in order}."""
@@ -137,7 +137,7 @@ def which_notebook(path: Path, cells, known) -> str | None:
     return next((name for name in known if name == path.name or name[:2] in numbers), None)
 
 
-# -- one notebook at work ----------------------------------------------------------------------------
+# -- one notebook at work ------------------------------------------------------------------------
 
 class Process:
     """`helpers.submission` at work in an empty folder, with a clean environment. Raises Ended, from `next`."""
@@ -257,7 +257,7 @@ def grade(submission: Submission, known, seconds, memory) -> Row:
     return Row(student, notebook or "", path.name, marks, note)
 
 
-# -- what is written ---------------------------------------------------------------------------------
+# -- what is written -----------------------------------------------------------------------------
 
 def plain(value) -> str:
     """Text of theirs without what steers terminals and directions of writing, and not endless."""

@@ -1,22 +1,32 @@
 """Training as a function of the data's weights: retraining, and the exact gradient through it.
 
-Every loss term −log p(x_{t+1} | x_≤t) of story i has a weight w[i, t] (1: as it is, 0: left out, 2: one
-more copy). `train` is a deterministic function of the weights, so that f(w), the log-probability of a query
-under the trained model, can be measured for any w and, by `metagradient`, differentiated by all of them.
+Every loss term −log p(x_{t+1} | x_≤t) of story i has a weight w[i, t] (1: as it is, 0: left out,
+2: one more copy). `train` is a deterministic function of the weights, so that f(w), the
+log-probability of a query under the trained model, can be measured for any w and, by
+`metagradient`, differentiated by all of them.
 """
 from dataclasses import dataclass, fields
 
 import torch
 
-from .stories import IGNORE, InputError, batches, encode_query, logits_of, plain_attention, token_losses
+from .stories import (
+    IGNORE,
+    Batch,
+    InputError,
+    encode_query,
+    logits_of,
+    padded,
+    plain_attention,
+    token_losses,
+)
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to train: Adam with its epsilon under the root, linear decay to 0 with a linear warm-up over the first
-    10% of the steps, batches drawn from a seed.
+    """How to train: Adam with its epsilon under the root, batches drawn from a seed.
 
-    The loss of a batch is Σ w ℓ / (batch_size × mean targets of a story): the divisor does not depend on
+    The rate decays linearly to 0, after a linear warm-up over the first 10% of the steps. The loss
+    of a batch is Σ w ℓ / (batch_size × mean targets of a story): the divisor does not depend on
     the weights, so leaving a story out never makes the others louder.
     """
     epochs: int = 2
@@ -30,6 +40,10 @@ class Recipe:
         draw = torch.Generator().manual_seed(seed)
         return [rows.tolist() for _ in range(self.epochs)
                 for rows in torch.randperm(count, generator=draw).split(self.batch_size)]
+
+    def divisor(self, ids: list[list[int]]) -> float:
+        """What the summed loss of a batch is divided by."""
+        return self.batch_size * sum(len(row) - 1 for row in ids) / len(ids)
 
 
 @dataclass
@@ -53,115 +67,117 @@ def parameters_of(model, theta: torch.Tensor) -> dict:
     """θ `(P,)` as `{name: tensor}`, for `logits_of`."""
     named = dict(model.named_parameters())
     parts = theta.split([parameter.numel() for parameter in named.values()])
-    return {name: part.view_as(parameter) for (name, parameter), part in zip(named.items(), parts)}
+    return {name: part.view_as(parameter)
+            for (name, parameter), part in zip(named.items(), parts)}
 
 
-def losses_of(model, batch, theta) -> torch.Tensor:
+def losses_of(model, batch: Batch, theta: torch.Tensor) -> torch.Tensor:
     """`token_losses` of a batch under the parameters θ, `(B, T)`, on the device of θ."""
     batch = batch.to(theta.device)
     return token_losses(logits_of(model, batch, parameters_of(model, theta)), batch.labels)
 
 
-def adam(state: State, gradient: torch.Tensor, at: int, steps: int, recipe: Recipe) -> State:
-    """Step `at` of `steps`; smooth in `gradient` as long as `recipe.epsilon` > 0 (Kingma and Ba 2015)."""
-    one, two = recipe.betas
-    mean = one * state.mean + (1 - one) * gradient
-    square = two * state.square + (1 - two) * gradient**2
-    rate = recipe.rate * min(1, (at + 1) / (0.1 * steps)) * (1 - at / steps)
-    update = mean / (1 - one ** (at + 1)) / (square / (1 - two ** (at + 1)) + recipe.epsilon).sqrt()
+def adam(state: State, gradient: torch.Tensor, step: int, steps: int, recipe: Recipe) -> State:
+    """Step `step` of `steps` (Kingma and Ba 2015).
+
+    Smooth in `gradient` as long as `recipe.epsilon` > 0.
+    """
+    beta_1, beta_2 = recipe.betas
+    mean = beta_1 * state.mean + (1 - beta_1) * gradient
+    square = beta_2 * state.square + (1 - beta_2) * gradient**2
+    rate = recipe.rate * min(1, (step + 1) / (0.1 * steps)) * (1 - step / steps)
+    root = (square / (1 - beta_2 ** (step + 1)) + recipe.epsilon).sqrt()
+    update = mean / (1 - beta_1 ** (step + 1)) / root
     return State(state.theta - rate * update, mean, square)
 
 
-def one_step(model, ids, rows, weights, state, at, steps, recipe, divisor, bends=None) -> State:
+def one_step(model, ids, rows, weights, state, step, steps, recipe, divisor, bends=None) -> State:
     """The state after the batch `rows` with loss weights `(B, T)`.
 
-    `bends` None: no graph is kept. True: differentiable by state and weights. False: the same, but as if the
-    gradient did not depend on θ (no curvature).
+    `bends` None: no graph is kept. True: differentiable by state and weights. False: the same, but
+    as if the gradient did not depend on θ (no curvature).
     """
-    batch = _aligned(ids, rows)
+    batch = padded(ids, rows)
     theta = state.theta if bends else state.theta.detach().requires_grad_()
-    loss = (weights[:, :batch.labels.shape[1]].to(theta.device) * losses_of(model, batch, theta)).sum() / divisor
+    weights = weights[:, :batch.labels.shape[1]].to(theta.device)
+    loss = (weights * losses_of(model, batch, theta)).sum() / divisor
     gradient, = torch.autograd.grad(loss, theta, create_graph=bends is not None)
-    return adam(state, gradient, at, steps, recipe)
+    return adam(state, gradient, step, steps, recipe)
 
 
-def _aligned(ids, rows):
-    """One batch of the rows in the order given."""
-    chosen = [ids[row] for row in rows]
-    batch, = batches(chosen, len(chosen))
-    back = torch.tensor(batch.index).argsort()
-    batch.index, batch.input_ids = rows, batch.input_ids[back]
-    batch.mask, batch.labels = batch.mask[back], batch.labels[back]
-    return batch
+def train(model, ids, recipe: Recipe, seed=0, weights=None) -> State:
+    """The state after all steps from the model's present parameters (which stay).
 
-
-def _divisor(ids, recipe):
-    return recipe.batch_size * sum(len(row) - 1 for row in ids) / len(ids)
-
-
-def train(model, ids, recipe: Recipe, seed=0, weights=None, keep=False) -> State | list[State]:
-    """The state after all steps from the model's present parameters (which stay), or with `keep` all states.
-
-    `weights`: `(N,)` by story or `(N, T)` by position (of the token that is read), default 1. Stories of weight 0
-    are not run at all. Raises InputError when the loss stops being finite.
+    `weights`: `(N,)` by story or `(N, T)` by position (of the token that is read), default 1.
+    Stories of weight 0 are not run at all. Raises InputError when a parameter stops being finite.
     """
-    weights = _by_position(ids, weights)
-    order, state, divisor = recipe.order(len(ids), seed), start(model), _divisor(ids, recipe)
-    states = [state]
-    for at, rows in enumerate(order):
+    for state in _states(model, ids, recipe, seed, weights):  # noqa: B007, one at a time in memory
+        pass
+    return state
+
+
+def trajectory(model, ids, recipe: Recipe, seed=0, weights=None) -> list[State]:
+    """All states of `train`, from before the first step to after the last."""
+    return list(_states(model, ids, recipe, seed, weights))
+
+
+def _states(model, ids, recipe, seed, weights):
+    order, state, divisor = recipe.order(len(ids), seed), start(model), recipe.divisor(ids)
+    weights = torch.ones(len(ids)) if weights is None else weights
+    if weights.dim() == 1:
+        weights = weights[:, None].expand(-1, max(map(len, ids)))
+    yield state
+    for step, rows in enumerate(order):
         rows = [row for row in rows if weights[row].any()]
-        state = (one_step(model, ids, rows, weights[rows], state, at, len(order), recipe, divisor) if rows
-                 else adam(state, torch.zeros_like(state.theta), at, len(order), recipe))
-        if keep:
-            states.append(state)
+        if rows:
+            state = one_step(model, ids, rows, weights[rows], state, step, len(order), recipe,
+                             divisor)
+        else:
+            state = adam(state, torch.zeros_like(state.theta), step, len(order), recipe)
+        yield state
     if not torch.isfinite(state.theta).all():
         raise InputError("training went astray (a parameter is not finite): lower the rate")
-    return states if keep else state
 
 
-def _by_position(ids, weights):
-    longest = max(map(len, ids))
-    weights = torch.ones(len(ids)) if weights is None else weights
-    return weights if weights.dim() == 2 else weights[:, None].expand(-1, longest)
-
-
-def query_batch(tokenizer, queries, context):
+def query_batch(tokenizer, queries, context: int) -> Batch:
     """All queries as one batch whose only targets are the completions' tokens."""
     encoded = [encode_query(tokenizer, query, context) for query in queries]
-    batch = _aligned([ids for ids, _ in encoded], list(range(len(encoded))))
-    for row, (_, first) in enumerate(encoded):
-        batch.labels[row, :first - 1] = IGNORE
+    batch = padded([query.ids for query in encoded], list(range(len(encoded))))
+    for row, query in enumerate(encoded):
+        batch.labels[row, :query.start - 1] = IGNORE
     return batch
 
 
-def log_probs(model, batch, theta) -> torch.Tensor:
+def log_probs(model, batch: Batch, theta: torch.Tensor) -> torch.Tensor:
     """f of every query of `query_batch`, `(Q,)` in nats, under the parameters θ."""
     return -losses_of(model, batch, theta).sum(1)
 
 
-def metagradient(model, ids, recipe: Recipe, seed, states: list[State], questions, bends=True) -> torch.Tensor:
-    """∂f_q/∂w[i, t] at w = 1 through every step of training, `(Q, N, T)`: exact, not an approximation.
+def metagradient(model, ids, recipe: Recipe, seed, states: list[State], questions: Batch,
+                 bends=True) -> torch.Tensor:
+    """∂f_q/∂w[i, t] at w = 1 through every step of training, `(Q, N, T)`: exact.
 
-    Reverse mode over the steps: each is run again from its stored state, with a graph, and hands the
-    derivative by (θ, mean, square) back to the step before (Engstrom et al. 2025). `states` is
-    `train(…, keep=True)` with the same recipe and seed; `questions` a `query_batch`. With `bends=False` no longer
-    exact: a change of θ is then handed on as it is, without what it does to later gradients (as in TracIn,
-    Pruthi et al. 2020).
+    Reverse mode over the steps: each is run again from its stored state, with a graph, and hands
+    the derivative by (θ, mean, square) back to the step before (Engstrom et al. 2025). `states` is
+    the `trajectory` with the same recipe and seed; `questions` a `query_batch`. With `bends=False`
+    no longer exact: a change of θ is then handed on as it is, without what it does to later
+    gradients (as in TracIn, Pruthi et al. 2020).
     """
-    order, divisor = recipe.order(len(ids), seed), _divisor(ids, recipe)
-    found = torch.zeros(len(questions.index), len(ids), max(map(len, ids)), dtype=states[0].theta.dtype)
+    order, divisor = recipe.order(len(ids), seed), recipe.divisor(ids)
     theta = states[-1].theta.detach().requires_grad_()
+    gradient = torch.zeros(len(questions.index), len(ids), max(map(len, ids)), dtype=theta.dtype)
     answers = log_probs(model, questions, theta)
     first = [torch.autograd.grad(answer, theta, retain_graph=True)[0] for answer in answers]
     adjoints = [[grad, torch.zeros_like(grad), torch.zeros_like(grad)] for grad in first]
-    for at in reversed(range(len(order))):
-        rows = order[at]
-        state = State(*(part.detach().requires_grad_() for part in states[at].parts()))
-        weights = torch.ones(len(rows), found.shape[-1], dtype=found.dtype, requires_grad=True)
+    for step in reversed(range(len(order))):
+        rows = order[step]
+        state = State(*(part.detach().requires_grad_() for part in states[step].parts()))
+        weights = torch.ones(len(rows), gradient.shape[-1], dtype=theta.dtype, requires_grad=True)
         with plain_attention():
-            after = one_step(model, ids, rows, weights, state, at, len(order), recipe, divisor, bends)
+            after = one_step(model, ids, rows, weights, state, step, len(order), recipe, divisor,
+                             bends)
         for query, adjoint in enumerate(adjoints):
             *adjoints[query], by_weight = torch.autograd.grad(
                 after.parts(), [*state.parts(), weights], grad_outputs=adjoint, retain_graph=True)
-            found[query, rows] += by_weight
-    return found
+            gradient[query, rows] += by_weight
+    return gradient

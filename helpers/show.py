@@ -12,7 +12,7 @@ import unicodedata
 
 import numpy as np
 
-from .files import output, save_text
+from .sources.files import output, save_text
 
 UNIT = "nats per extra copy"
 ORANGE, BLUE = (230, 97, 1), (40, 110, 220)  # positive, negative: told apart in all common colour blindness

@@ -23,7 +23,7 @@ MOST_NUMBERS, MOST_PARTS, MOST_EVENTS, MOST_TEXT = 1_000_000, 1_000, 2_000, 500
 FILES, PROCESSES = 50 * 2**20, 64  # bytes that a submission may write into one file; threads and processes it may have
 
 
-# -- values that travel between the processes: JSON, never pickle ------------------------------------
+# -- values that travel between the processes: JSON, never pickle --------------------------------
 
 def encode(value, depth=0):
     """A value as JSON: tensors by their bytes, containers part by part, anything else by the name of its type."""
@@ -75,7 +75,7 @@ def decode(item):
     return type(re.sub(r"\W", "", str(item["name"]))[:40] or "object", (), {})()
 
 
-# -- calls written down, and played again ------------------------------------------------------------
+# -- calls written down, and played again --------------------------------------------------------
 
 def containers(arguments):
     """{position: argument} of those that a function may fill: dictionaries and lists."""
@@ -137,7 +137,7 @@ def judged(check, answer) -> tuple[str, str]:
         return "wrong", f"the check cannot read what the answer gives ({type(problem).__name__})"
 
 
-# -- an answer, found in the cells -------------------------------------------------------------------
+# -- an answer, found in the cells ---------------------------------------------------------------
 
 def statements(cell: str) -> list[ast.stmt]:
     """A cell's top-level statements, each import a statement of its own; lines of IPython's own are dropped.
@@ -235,7 +235,7 @@ def run_node(node, space):
         return f"{type(problem).__name__}: {problem}"[:MOST_TEXT]
 
 
-# -- the process -------------------------------------------------------------------------------------
+# -- the process ---------------------------------------------------------------------------------
 
 def confine(memory: int, seconds: float) -> None:
     """Limits memory, files, processor time and processes, and cuts off the network, as far as the system can."""

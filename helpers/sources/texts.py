@@ -1,0 +1,275 @@
+"""Stories and queries: from the default, files or the Hub; and what the model itself writes."""
+import json
+import os
+import re
+from itertools import accumulate, chain, islice
+
+import torch
+
+from ..stories import (
+    Corpus,
+    EncodedQuery,
+    InputError,
+    Query,
+    Story,
+    encode_query,
+    prompt_ids,
+    token_texts,
+    tokenise,
+)
+from .files import first_line, local_path
+from .models import context_length, is_path, quiet
+
+STORY_END = "<|endoftext|>"
+SENTENCE_END = re.compile(r"[.!?\n]")
+
+
+# -- stories -------------------------------------------------------------------------------------
+
+def load_stories(name="default", limit=None) -> list[Story]:
+    """The first `limit` stories of `name` (None: all).
+
+    `name`: "default" (data/stories.jsonl), FILE.jsonl (one {"text": …, optional "id"} a line; the
+    id is the line's number otherwise), FILE.txt (stories between <|endoftext|>), or a Hub data set
+    id (streamed: split "train", column "text"). Reads no further than it must. A text that is no
+    string becomes "". Raises InputError.
+    """
+    if limit is not None and limit < 1:
+        raise InputError(f"limit is {limit}: ask for at least 1 story")
+    path = local_path(name, "stories.jsonl")
+    kind = path.suffix.lower()
+    if kind == ".jsonl":
+        source = _jsonl_stories(path)
+    elif kind == ".txt":
+        source = _txt_stories(path)
+    elif os.path.exists(path) or is_path(name):
+        what = ("is a folder" if os.path.isdir(path) else
+                "is of no known kind" if os.path.exists(path) else "does not exist")
+        raise InputError(f"{path} {what}: give FILE.jsonl (one {{\"text\": …}} a line), FILE.txt "
+                         f"(stories between {STORY_END}) or a Hub data set id")
+    else:
+        source = _hub_stories(str(name))
+    with quiet():
+        stories = list(islice(source, limit))
+    if not stories:
+        raise InputError(f"{name} holds no stories: give a file or data set with at least one")
+    return _named(stories) if kind == ".jsonl" else stories
+
+
+def _lines(path):
+    """(number, line) of a UTF-8 file, from 1; a byte-order mark and \\r\\n are tolerated."""
+    try:
+        with open(path, "rb") as file:
+            for number, raw in enumerate(file, 1):
+                try:
+                    line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
+                except UnicodeDecodeError:
+                    raise InputError(f"{path}: line {number} is not UTF-8: save the file as UTF-8 "
+                                     "text") from None
+                yield number, line.replace("\r\n", "\n")
+    except OSError as error:
+        raise InputError(f"cannot read {path} ({error.strerror}): check the path") from None
+
+
+def _records(path, field):
+    """(number, object) of each non-blank line of a JSONL file; every object has `field`."""
+    advice = f"write one {{\"{field}\": …}} a line"
+    for number, line in _lines(path):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError):
+            raise InputError(f"{path}: line {number} is not JSON: {advice}") from None
+        if not isinstance(record, dict):
+            raise InputError(f"{path}: line {number} is not a JSON object: {advice}")
+        if field not in record:
+            raise InputError(f"{path}: line {number} has no \"{field}\": {advice}")
+        yield number, record
+
+
+def _clean(text):
+    """Valid Unicode: half of a surrogate pair, which JSON can spell, becomes "?"; no string, ""."""
+    return text.encode("utf-8", "replace").decode() if isinstance(text, str) else ""
+
+
+def _jsonl_stories(path):
+    """(line, id or None, text) of every line."""
+    seen = {}
+    for number, record in _records(path, "text"):
+        name = None if record.get("id") is None else _clean(str(record["id"]))
+        # renaming would break whatever refers to the ids
+        if name is not None and seen.setdefault(name, number) != number:
+            raise InputError(f"{path}: line {number} repeats the id {name!r} of line {seen[name]}: "
+                             "make ids unique, or leave them out")
+        yield number, name, _clean(record["text"])
+
+
+def _named(rows):
+    """A story without an id is called by its line, unless another story has that id."""
+    taken = {name for _, name, _ in rows}
+    stories = []
+    for line, name, text in rows:
+        if name is None:
+            name = f"line {line}" if str(line) in taken else str(line)
+        stories.append(Story(name, text))
+    return stories
+
+
+def _txt_stories(path):
+    number, parts = 0, []
+    for line in chain((line for _, line in _lines(path)), [STORY_END]):
+        first, *later = line.split(STORY_END)
+        parts.append(first)
+        for piece in later:
+            text, parts = "".join(parts).strip(), [piece]
+            if text:
+                number += 1
+                yield Story(str(number), text)
+
+
+def _hub_stories(name):
+    from .hub import hub_info, hub_rows  # slow to import, and seldom needed
+    if hub_info(name, "dataset") is None:
+        raise InputError(f"cannot reach the Hub for the data set {name!r}: connect to the network, "
+                         "or give a file")
+    try:
+        for number, row in enumerate(hub_rows(name), 1):
+            if "text" not in row:
+                raise InputError(f'the data set {name!r} has no column "text" (but '
+                                 f'{", ".join(row)}): save its stories as FILE.jsonl, one '
+                                 '{"text": …} a line')
+            yield Story(str(number), _clean(row["text"]))
+    except InputError:
+        raise
+    except Exception as error:  # no split "train", several configurations, the network lost …
+        raise InputError(f"cannot read the data set {name!r} ({first_line(error)}): save its "
+                         'stories as FILE.jsonl, one {"text": …} a line') from error
+
+
+def read_corpus(stories: list[Story], tokenizer, max_tokens: int) -> Corpus:
+    """`tokenise`, checked. Raises InputError also for a token that the model has no row for."""
+    corpus = tokenise(stories, tokenizer, max_tokens)
+    for story, ids in zip(corpus.stories, corpus.ids):
+        check_ids(tokenizer, ids, f"the story {story.id!r}")
+    return corpus
+
+
+def check_ids(tokenizer, ids, what) -> None:
+    """Raises InputError for an id that the model it was loaded with has no row for."""
+    if ids and (worst := max(ids)) >= getattr(tokenizer, "model_rows", float("inf")):
+        raise InputError(f"{what} holds {tokenizer.convert_ids_to_tokens(worst)!r}, which the "
+                         "tokenizer knows and the model does not: give a text without it, or the "
+                         "tokenizer that the model was trained with")
+
+
+# -- queries -------------------------------------------------------------------------------------
+
+def load_queries(path) -> list[Query]:
+    """Queries of a JSONL file, one {"prompt": …, optional "completion"} a line.
+
+    Raises InputError.
+    """
+    queries = []
+    for number, record in _records(local_path(path), "prompt"):
+        prompt, completion = record["prompt"], record.get("completion")
+        if not isinstance(prompt, str) or not prompt.strip():
+            raise InputError(f'{path}: line {number}: "prompt" is not a text: write a few words of '
+                             'a story')
+        typed = isinstance(completion, str) and completion.strip()
+        if completion is not None and not typed:
+            raise InputError(f'{path}: line {number}: "completion" is not a text: write a word or '
+                             'leave it out')
+        queries.append(Query(_clean(prompt), completion and _clean(completion)))
+    if not queries:
+        raise InputError(f'{path} holds no queries: write one {{"prompt": …}} a line')
+    return queries
+
+
+def read_query(model, tokenizer, query: Query, **writing) -> tuple[Query, EncodedQuery, list[str]]:
+    """A query with its completion, as token ids, and what may not have been meant.
+
+    Without a completion the model writes one; `writing` are options of `complete`. Raises
+    InputError, also for what is too long or no Unicode.
+    """
+    typed = query.completion is not None
+    try:
+        if not typed:
+            query = Query(query.prompt, complete(model, tokenizer, query.prompt, **writing))
+        encoded = encode_query(tokenizer, query, context_length(model))
+    except (TypeError, UnicodeError):  # bytes of another encoding on the command line
+        raise InputError(f"{query.prompt + (query.completion or '')!r} is not valid Unicode: type "
+                         "it in UTF-8") from None
+    check_ids(tokenizer, encoded.ids, "the query")
+    return query, encoded, query_notes(tokenizer, query, encoded, typed)
+
+
+def query_notes(tokenizer, query: Query, encoded: EncodedQuery, typed=True) -> list[str]:
+    """What a person who asks `query` may not have meant.
+
+    Nothing is put between prompt and completion: two words `typed` without a space run together
+    ("in the" + "mill"), and a token may hold the end of the one and the beginning of the other.
+    """
+    notes, (last, first) = [], (query.prompt[-1], query.completion[0])
+    if typed and _parts_words(last) and _parts_words(first):
+        notes.append(f'"{query.prompt[-20:].split()[-1]}" and "{query.completion.split()[0]}" are '
+                     'scored as one word, as typed; for two words begin the completion with a '
+                     f'space: " {query.completion}"')
+    own = token_texts(tokenizer, prompt_ids(tokenizer, query.prompt))
+    if kept := "".join(own[encoded.start:]):  # the prompt's own end is cut otherwise
+        texts = token_texts(tokenizer, encoded.ids)[encoded.start:]
+        starts = accumulate(map(len, texts), initial=0)
+        shared = [repr(text) for text, begin in zip(texts, starts) if begin < len(kept)]
+        notes.append(f"the end of the prompt is scored too, in {', '.join(shared)}: the tokenizer "
+                     "does not part the text where prompt and completion meet")
+    return notes
+
+
+def _parts_words(letter):
+    """Whether it is a letter of a script that parts words by spaces."""
+    return letter.lower() != letter.upper()
+
+
+@torch.no_grad()
+def complete(model, tokenizer, prompt, max_new_tokens=12, temperature=0.0, seed=0) -> str:
+    """The model's own completion of `prompt`.
+
+    Up to the end of the sentence (without its mark), the end of the text or `max_new_tokens`.
+    Greedy, or drawn at a temperature with a seed. Raises InputError, also when the model writes
+    nothing.
+    """
+    if not prompt.strip():
+        raise InputError("the prompt is empty: give the beginning of a story")
+    ids, context, text = prompt_ids(tokenizer, prompt), context_length(model), ""
+    check_ids(tokenizer, ids, "the query")
+    if len(ids) >= context:
+        raise InputError(f"the prompt has {len(ids)} tokens, the model reads {context} and needs "
+                         "room for the completion: shorten the prompt")
+    options = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
+    before, ends = len(tokenizer.decode(ids, **options)), _end_ids(model, tokenizer)
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(min(max_new_tokens, context - len(ids))):
+        ids.append(_next_token(model, ids, temperature, generator))
+        if ids[-1] in ends:
+            break
+        text = tokenizer.decode(ids, **options)[before:]
+        if mark := SENTENCE_END.search(text):
+            text = text[:mark.start()]
+            break
+    if not (text := text.rstrip("\ufffd \n")).strip():  # U+FFFD: a character cut in the middle
+        raise InputError("the model ends the story at the prompt: give a completion")
+    return text
+
+
+def _next_token(model, ids, temperature, generator):
+    read = torch.tensor([ids], device=model.device)
+    output = model(input_ids=read, attention_mask=torch.ones_like(read), use_cache=False)
+    logits = output.logits[0, -1].float().cpu()
+    if not temperature:
+        return int(logits.argmax())
+    return int(torch.multinomial((logits / temperature).softmax(-1), 1, generator=generator))
+
+
+def _end_ids(model, tokenizer):
+    end = getattr(model.generation_config, "eos_token_id", None)
+    return {tokenizer.eos_token_id, *(end if isinstance(end, list) else [end])} - {None}

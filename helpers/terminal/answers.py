@@ -1,0 +1,143 @@
+"""Queries asked of a setting, and the answers as the JSON describes them."""
+from dataclasses import dataclass
+
+import torch
+
+from ..capture import backward_pass
+from ..curvature import Curvature
+from ..influence import (
+    Strongest,
+    query_gradients,
+    sequence_scores,
+    token_scores,
+    tokenwise,
+    top_indices,
+)
+from ..search import candidates
+from ..sources.models import context_length
+from ..stories import InputError, Query, encode_query, token_texts
+from . import processes
+from .index import Index, finite
+from .setting import Setting
+
+SHORT_LIST = 5  # at least so many more stories than are shown are scored exactly, behind an index
+
+
+@dataclass
+class Asked:
+    """Q queries with their log-probabilities `(Q,)` and iHVPs `{layer: (Q, out, in+1)}`."""
+    queries: list[Query]
+    log_probs: torch.Tensor
+    ihvps: dict
+
+
+def ask(setting: Setting, queries: list[Query], curvature: Curvature) -> Asked:
+    """The queries' gradients, and what the curvature makes of them. Raises InputError."""
+    context = context_length(setting.model)
+    encoded = [encode_query(setting.tokenizer, query, context) for query in queries]
+    gradients, log_probs = query_gradients(setting.model, setting.layers, encoded)
+    return Asked(queries, log_probs, curvature.solve(gradients))
+
+
+# -- scores --------------------------------------------------------------------------------------
+
+def exact_scores(setting: Setting, asked: Asked, rows=None) -> dict[str, torch.Tensor]:
+    """`sequence (Q, N)` of the corpus rows (None: all), 0 elsewhere.
+
+    Raises InputError if not finite.
+    """
+    stream = setting.stream(rows, "scoring")
+    scores = sequence_scores(setting.model, setting.layers, stream, asked.ihvps,
+                             len(setting.corpus))
+    return {"sequence": finite(processes.total(scores))}
+
+
+def exact_token_scores(setting: Setting, asked: Asked, rows=None) -> dict[str, torch.Tensor]:
+    """`exact_scores` with `token (Q, N, T)`, 0 at padding, too."""
+    ihvps, total = asked.ihvps, len(setting.corpus)
+    token = torch.zeros(len(asked.queries), total, max(map(len, setting.corpus.ids)))
+    for batch in setting.stream(rows, "scoring all tokens"):
+        captured, _ = backward_pass(setting.model, setting.layers, batch)
+        places = list(range(len(batch.index)))
+        for query in range(len(asked.queries)):  # in turn: memory stays that of a batch
+            values = token_scores(captured, ihvps, [query] * len(places), places, total)
+            token[query, batch.index, :values.shape[-1]] = values.sum(1).cpu()
+    return {"sequence": finite(processes.total(token).sum(-1)), "token": token}
+
+
+def matching(queries: list[Query], corpus, count: int) -> list[int]:
+    """Rows of the stories among the `count` that match one of the queries best, word by word."""
+    try:
+        return candidates([query.prompt + query.completion for query in queries],
+                          [story.text for story in corpus.stories], count)
+    except ValueError:  # scikit-learn: empty vocabulary
+        raise InputError("the stories hold no words to match: leave out --prefilter") from None
+
+
+def picked_tokens(setting: Setting, ihvps: dict, picks: list[Strongest]) -> dict:
+    """`tokenwise` of the stories that were picked for each query, `{(query, row): values}`."""
+    pairs = [(query, row) for query, sides in enumerate(picks)
+             for row in (*sides.positive, *sides.negative)]
+    stream = setting.stream(sorted({row for _, row in pairs}), "tokens")
+    mine = tokenwise(setting.model, setting.layers, stream, ihvps, len(setting.corpus), pairs)
+    return {pair: values for part in processes.everyones(mine) for pair, values in part.items()}
+
+
+# -- answers -------------------------------------------------------------------------------------
+
+def explain(setting: Setting, queries: list[Query], curvature: Curvature, top=10) -> list[dict]:
+    """For every query its `top` positive, then its `top` negative stories, as the JSON has them."""
+    asked = ask(setting, queries, curvature)
+    return told(setting, asked, exact_scores(setting, asked)["sequence"], top)
+
+
+def explain_indexed(setting: Setting, queries: list[Query], index: Index, top=10) -> list[dict]:
+    """As `explain`, from an index: a short list by its scores, exact scores and tokens for that."""
+    asked = ask(setting, queries, index.curvature)
+    rough = finite(index.scores(asked.ihvps, setting.corpus))
+    values = picked_tokens(setting, asked.ihvps, short_list(rough, top))
+    exact = torch.zeros_like(rough)
+    for (query, row), by_token in values.items():
+        exact[query, row] = by_token.sum()
+    return entries(setting, asked, top_indices(exact, top), values)
+
+
+def short_list(rough: torch.Tensor, top: int) -> list[Strongest]:
+    """More stories than will be shown, by scores that are not exact."""
+    return top_indices(rough, top + max(SHORT_LIST, top // 2))
+
+
+def told(setting: Setting, asked: Asked, scores: torch.Tensor, top: int) -> list[dict]:
+    """The `queries` part of the JSON for exact scores `(Q, N)`."""
+    picks = top_indices(scores, top)
+    return entries(setting, asked, picks, picked_tokens(setting, asked.ihvps, picks))
+
+
+def entries(setting: Setting, asked: Asked, picks: list[Strongest], values: dict) -> list[dict]:
+    """The `queries` part of the JSON: for each query the stories picked and their token values."""
+    answers = []
+    for number, (query, log_prob) in enumerate(zip(asked.queries, asked.log_probs.tolist())):
+        influences = []
+        for side in picks[number]:
+            for rank, row in enumerate(side, start=1):
+                influences.append(entry(rank, row, setting.corpus, values[number, row],
+                                        list(setting.layers), setting.tokenizer))
+        answers.append({"prompt": query.prompt, "completion": query.completion,
+                        "log_prob": log_prob, "influences": influences})
+    return answers
+
+
+def entry(rank, row, corpus, values: torch.Tensor, layers, tokenizer) -> dict:
+    """One story's influence as the JSON describes it.
+
+    `values` `(layer, token)`, `row` its place in the corpus.
+    """
+    story, texts = corpus.stories[row], token_texts(tokenizer, corpus.ids[row])
+    tokens = []
+    for position, value in enumerate(values.sum(0).tolist()):
+        predicted = texts[position + 1] if position + 1 < len(texts) else None
+        tokens.append({"token": texts[position], "position": position, "influence": value,
+                       "predicted": predicted})
+    return {"rank": rank, "index": row, "id": story.id, "text": story.text,
+            "influence": values.sum().item(), "layers": dict(zip(layers, values.sum(1).tolist())),
+            "tokens": tokens}

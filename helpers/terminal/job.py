@@ -1,0 +1,216 @@
+"""The job of the command line: read → fit → ask → score → show → write."""
+import json
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from .. import pictures
+from ..sources import (
+    Tracked,
+    context_length,
+    load_model,
+    load_queries,
+    load_stories,
+    read_corpus,
+    read_query,
+    track,
+)
+from ..sources.files import check_writable, local_path, output, save_tensors, save_text
+from ..stories import InputError, Query
+from . import processes
+from .answers import ask, exact_scores, exact_token_scores, explain_indexed, matching, told
+from .fitting import fit
+from .index import open_index
+from .setting import Setting, batch_note
+
+DEFAULT_PROMPT = "Bramble kept the glass egg in the"
+
+
+@dataclass
+class Request:
+    """What the command line asks for; the names are those of its options."""
+    prompt: str | None = None
+    completion: str | None = None
+    queries: str | None = None
+    model: str = "default"
+    stories: str = "default"
+    limit: int | None = None
+    fit_limit: int = 2000
+    top: int = 10
+    method: str = "ekfac"
+    scope: str = "mlp"
+    max_tokens: int = 512
+    batch_size: int = 16
+    device: str = "auto"
+    damping: float | None = None
+    seed: int = 0
+    cache: str | None = None
+    prefilter: int | None = None
+    index: Path | None = None
+    precision: str = "float32"
+    json: Path | None = None
+    html: Path | None = None
+    all_scores: Path | None = None
+
+    @property
+    def fitting(self) -> dict:
+        """The options of `fit` and `open_index`."""
+        return {"method": self.method, "fit_limit": self.fit_limit, "seed": self.seed,
+                "damping": self.damping, "cache": self.cache}
+
+
+def run(request: Request) -> None:
+    """Does what is asked; raises InputError with one clear line."""
+    check_outputs(request)
+    setting, tracked, queries = read(request)
+    if request.index:
+        index = open_index(setting, request.index, **request.fitting)
+        damping, scores = index.curvature.damping, None
+        answers = explain_indexed(setting, queries, index, request.top)
+    else:
+        curvature = fit(setting, **request.fitting)
+        asked = ask(setting, queries, curvature)
+        scores = score(setting, asked, request)
+        damping, answers = curvature.damping, told(setting, asked, scores["sequence"], request.top)
+    result = {"model": request.model, "stories": request.stories, "method": request.method,
+              "n_train": len(setting.corpus), "unit": pictures.UNIT, "damping": damping,
+              "tracked": tracked.summary(), "queries": answers}
+    if processes.rank() == 0:
+        write(result, scores, request)
+    processes.stop()
+
+
+# -- read ----------------------------------------------------------------------------------------
+
+def check_outputs(request: Request) -> None:
+    """Says before any long work that an output cannot be had.
+
+    It cannot be written, would overwrite what is read, or does not go with another option.
+    """
+    other = request.all_scores or request.prefilter or request.method == "identity"
+    if request.index and other:
+        raise InputError("--index goes neither with --all-scores nor --prefilter nor --method "
+                         "identity: leave one of them out")
+    model = local_path(request.model, "model")
+    read = [local_path(request.stories, "stories.jsonl"),
+            *(model.glob("*") if os.path.isdir(model) else []),
+            *([local_path(request.queries)] if request.queries else [])]
+    taken = set(map(os.path.realpath, read))
+    for path in filter(None, (request.json, request.html, request.all_scores)):
+        check_writable(path)
+        place = os.path.realpath(path)
+        if place in taken:
+            raise InputError(f"{path} is named twice, or is what is to be read: give every output "
+                             "a file of its own")
+        taken.add(place)
+
+
+def read(request: Request) -> tuple[Setting, Tracked, list[Query]]:
+    """Model, layers, queries and stories; what should be known of them is told on stderr."""
+    model, tokenizer = load_model(request.model, request.device, request.precision)
+    processes.start(model.device)
+    tracked = track(model, request.scope)
+    tell(f"tracked: {pictures.tracked(tracked.summary())}")
+    queries = read_queries(request, model, tokenizer)
+    max_tokens = min(request.max_tokens, context_length(model))
+    corpus = read_corpus(load_stories(request.stories, request.limit), tokenizer, max_tokens)
+    total = len(corpus) + corpus.skipped
+    if corpus.truncated:
+        tell(f"{corpus.truncated} of {total} stories cut to their first {max_tokens} tokens")
+    if corpus.skipped:
+        tell(f"{corpus.skipped} of {total} stories left out (empty, a single token, or no text)")
+    if request.top > len(corpus):
+        raise InputError(f"--top {request.top} asks for more than the {len(corpus)} stories there "
+                         f"are: give at most {len(corpus)}")
+    setting = Setting(model, tokenizer, tracked.layers, corpus, request.batch_size)
+    tell(batch_note(setting))
+    return setting, tracked, queries
+
+
+def read_queries(request: Request, model, tokenizer) -> list[Query]:
+    """The queries; the model completes (greedily) those without a completion."""
+    if not request.queries:
+        prompt = DEFAULT_PROMPT if request.prompt is None else request.prompt
+        given = [Query(prompt, request.completion)]
+    elif request.prompt is not None or request.completion is not None:
+        raise InputError("both a prompt and --queries were given: give one of them")
+    else:
+        given = load_queries(request.queries)
+    queries = []
+    for query in given:
+        query, _, notes = read_query(model, tokenizer, query)
+        for note in notes:
+            tell(note)
+        queries.append(query)
+    return queries
+
+
+def tell(note) -> None:
+    """One line on stderr, from one of the processes, if there is anything to tell."""
+    if note and processes.rank() == 0:
+        print(f"note: {pictures.visible(note, ' ')}", file=sys.stderr)
+
+
+# -- score ---------------------------------------------------------------------------------------
+
+def score(setting: Setting, asked, request: Request) -> dict[str, torch.Tensor]:
+    """The exact scores of all stories, or of those that match best; by token if that is asked."""
+    rows = None
+    if request.prefilter:
+        rows = matching(asked.queries, setting.corpus, request.prefilter)
+    scores = exact_token_scores if request.all_scores else exact_scores
+    return scores(setting, asked, rows)
+
+
+# -- show and write ------------------------------------------------------------------------------
+
+def write(result: dict, scores, request: Request) -> None:
+    """Tables on stdout and the files asked for; one that fails does not cost the others."""
+    problems = []
+
+    def attempt(job, *what):
+        try:
+            job(*what)
+        except InputError as problem:
+            problems.append(str(problem))
+
+    attempt(say, "\n\n".join(map(pictures.text_table, result["queries"])))
+    if request.json:
+        attempt(write_json, result, request.json)
+    if request.html:
+        attempt(pictures.write_page, result, request.html)
+    if request.all_scores:
+        attempt(write_scores, scores, request.all_scores)
+    if problems:
+        raise InputError("; ".join(problems))
+    if request.html:
+        print(f"open {request.html} in a browser to read every story word by word",
+              file=sys.stderr)
+
+
+def say(text: str) -> None:
+    """Prints to stdout; a reader that has had enough (a pipe into head) is no error."""
+    try:
+        print(text, flush=True)
+    except OSError as problem:
+        # else Python complains once more at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(problem, BrokenPipeError):
+            raise InputError(f"cannot print the table ({problem.strerror}): give --json or --html "
+                             "a file") from None
+
+
+def write_json(result: dict, path) -> None:
+    """Writes a result, whole or not at all. Raises InputError."""
+    with output(path):
+        text = json.dumps(result, ensure_ascii=False, indent=1, allow_nan=False)
+        save_text(text + "\n", path)
+
+
+def write_scores(scores: dict, path) -> None:
+    """Writes all scores, whole or not at all. Raises InputError."""
+    with output(path):
+        save_tensors(scores, path)
