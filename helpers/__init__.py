@@ -1,4 +1,4 @@
-"""The thin shared module of the series: stories → capture → curvature → influence → search → show, checks."""
+"""The thin shared module of the series: stories → capture → curvature → influence → search → pictures, checks."""
 import os
 import tempfile
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from . import default_cache, files, influence, pipeline, show
+from . import default_cache, files, influence, pictures, pipeline
 from .curvature import Identity, cache_key, code_version, model_key
 from .measure import KINDS, load_planted
 from .search import WORD, tfidf
@@ -167,7 +167,7 @@ class Explorer:
         return {"prompt": question.query.prompt, "completion": question.query.completion,
                 "log_prob": question.log_probs[chosen].sum().item(), "method": METHODS[method], "layer": layer,
                 "explained": [[text, at in chosen] for at, text in enumerate(question.tokens)],
-                "distribution": show.spread(scores), "influences": entries}
+                "distribution": pictures.spread(scores), "influences": entries}
 
     def _entry(self, question, rank, row, value, scores, layer, corpus=None):
         """`influence.entry` of a story with its standing among all `scores` and what was planted in it."""
@@ -253,7 +253,7 @@ class Explorer:
         damping = {layer if len(measures) == 1 else f"{name}: {layer}": value
                    for name in measures for layer, value in self.curvatures[name].damping.items()}
         return {"model": self.names[0], "stories": self.names[1], "method": ", ".join(methods),
-                "n_train": len(self.setting.corpus), "unit": show.UNIT, "damping": damping,
+                "n_train": len(self.setting.corpus), "unit": pictures.UNIT, "damping": damping,
                 "tracked": self.tracked.summary(), "queries": list(views)}
 
 

@@ -1,4 +1,4 @@
-"""The explorer's widgets: they hold no numbers of their own, ask `explorer.Explorer` and show what `show` draws.
+"""The explorer's widgets: they hold no numbers of their own, ask `explorer.Explorer` and show what `pictures` draws.
 
 Only widgets of ipywidgets itself, so that JupyterLab, Notebook, VS Code and Colab need nothing more. Whatever goes wrong
 becomes one sentence in the panel; an interrupted kernel leaves it usable.
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import ipywidgets as widgets
 
-from . import show
+from . import pictures
 from .pipeline import write_json
 from .stories import InputError
 
@@ -75,8 +75,8 @@ class Panel:
         self.method = _switch(named)
         self.beside = _labelled(widgets.Dropdown, "beside it", options=[("nothing", ""), *named])
         self.top = _labelled(widgets.IntSlider, "stories of either sign", value=5, min=1, max=20, continuous_update=False)
-        self.layer = _labelled(widgets.Dropdown, "tokens by layer", options=[("all together", ""), *zip(show.layer_names(names), names)])
-        self.align = _switch([(text, key) for key, text in show.ALIGNMENTS.items()])
+        self.layer = _labelled(widgets.Dropdown, "tokens by layer", options=[("all together", ""), *zip(pictures.layer_names(names), names)])
+        self.align = _switch([(text, key) for key, text in pictures.ALIGNMENTS.items()])
         self.scale = _switch([("linear", False), ("root", True)])
         self.threshold = _labelled(widgets.FloatSlider, "blank below", value=0, min=0, max=0.5, step=0.05, continuous_update=False,
                                    readout_format=".0%")
@@ -102,7 +102,7 @@ class Panel:
     # -- what happens -------------------------------------------------------------------------------
 
     def _say(self, text, plain=True):
-        text = html.escape(show.visible(text, " ")) if plain else text
+        text = html.escape(pictures.visible(text, " ")) if plain else text
         self.status.value = f'<div role="status" style="line-height:1.4">{text}</div>'
 
     def _guarded(self, action, *given):
@@ -124,7 +124,7 @@ class Panel:
     def _answered(self, seconds):
         """How long it took, from what, and what should be known about the question and the model."""
         explorer = self.explorer
-        notes = filter(None, (f"Tracked: {show.tracked(explorer.tracked.summary())}", explorer.note, *(self.question.notes if self.question else ())))
+        notes = filter(None, (f"Tracked: {pictures.tracked(explorer.tracked.summary())}", explorer.note, *(self.question.notes if self.question else ())))
         return ". ".join([f"Answered in {seconds:.1f} s, from {len(explorer.setting.corpus):,} stories", *notes]) + "."
 
     @contextmanager
@@ -151,7 +151,7 @@ class Panel:
         return self._show()
 
     def _button(self, token):
-        button = widgets.ToggleButton(True, description=show.visible(token, "⏎").strip() or "␣", tooltip="explain this token: a word, or a piece of one",
+        button = widgets.ToggleButton(True, description=pictures.visible(token, "⏎").strip() or "␣", tooltip="explain this token: a word, or a piece of one",
                                       layout=widgets.Layout(width="auto"))
         button.add_class("tw-word")
         button.observe(lambda _: self._silent or self._guarded(self._show), "value")
@@ -184,19 +184,19 @@ class Panel:
         return [self.explorer.view(self.question, self.chosen, method, self.top.value, self.layer.value or None) for method in methods]
 
     def _show(self):
-        self.found.value = show.fragment(self.views(), **self._look)
+        self.found.value = pictures.fragment(self.views(), **self._look)
 
     def _look_up(self):
         self._need_question()
         found = self.explorer.look_up(self.question, self.wanted.value, self.chosen, self.method.value, self.layer.value or None)
-        self.looked.value = show.fragment([found], **self._look)
+        self.looked.value = pictures.fragment([found], **self._look)
 
     def _save(self, kind):
         """Writes the present view beside the notebook, and offers it as a download, for kernels on another machine."""
         result = self.explorer.result(*self.views())
         path = Path("influence-" + (re.sub(r"[^a-z0-9]+", "-", self.prompt.value.lower()).strip("-")[:40] or "question") + f".{kind}")
         if kind == "html":
-            show.write_page(result, path, **self._look)
+            pictures.write_page(result, path, **self._look)
         else:
             write_json(result, path)
         data = base64.b64encode(path.read_bytes()).decode()

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from tqdm.auto import tqdm
 
-from . import curvature, files, influence, processes, show
+from . import curvature, files, influence, pictures, processes
 from .capture import backward_pass
 from .files import check_writable, output, save_tensors, save_text
 from .search import Index, candidates
@@ -269,7 +269,7 @@ def run(args) -> None:
     model, tokenizer = load_model(args.model, args.device, args.precision)
     processes.start(model.device)
     tracked = track(model, args.scope)
-    tell(f"tracked: {show.tracked(tracked.summary())}")
+    tell(f"tracked: {pictures.tracked(tracked.summary())}")
     queries = read_queries(args, model, tokenizer)
     max_tokens = min(args.max_tokens, context_length(model))
     corpus = tokenise(load_stories(args.stories, args.limit), tokenizer, max_tokens)
@@ -286,7 +286,7 @@ def run(args) -> None:
         matrix = fit(setting, *how)
         entries, scores = explain(setting, queries, matrix, args.top, args.prefilter, bool(args.all_scores))
     result = {"model": args.model, "stories": args.stories, "method": args.method, "n_train": len(corpus),
-              "unit": show.UNIT, "damping": matrix.damping, "tracked": tracked.summary(), "queries": entries}
+              "unit": pictures.UNIT, "damping": matrix.damping, "tracked": tracked.summary(), "queries": entries}
     if processes.rank() == 0:
         deliver(result, scores, args)
     processes.stop()
@@ -327,7 +327,7 @@ def read_queries(args, model, tokenizer) -> list[Query]:
 def tell(note):
     """One line on stderr, from one of the processes, if there is anything to tell."""
     if note and processes.rank() == 0:
-        print(f"note: {show.visible(note, ' ')}", file=sys.stderr)
+        print(f"note: {pictures.visible(note, ' ')}", file=sys.stderr)
 
 
 def tell_about(corpus, max_tokens):
@@ -341,8 +341,8 @@ def tell_about(corpus, max_tokens):
 
 def deliver(result, scores, args):
     """Tables on stdout and the files that were asked for; one that fails does not cost the others."""
-    jobs = [(say, "\n\n".join(map(show.text_table, result["queries"]))), (write_json, result, args.json),
-            (show.write_page, result, args.html), (write_scores, scores, args.all_scores)]
+    jobs = [(say, "\n\n".join(map(pictures.text_table, result["queries"]))), (write_json, result, args.json),
+            (pictures.write_page, result, args.html), (write_scores, scores, args.all_scores)]
     problems = []
     for job, *what in jobs:
         try:

@@ -1,4 +1,4 @@
-"""show.py: hostile text stays text, values stand on the right token, pages and figures really draw."""
+"""Pictures: hostile text stays text, values stand on the right token, pages and figures really draw."""
 import io
 import math
 import os
@@ -10,7 +10,9 @@ import pytest
 import torch
 from builders import HOSTILE_TOKENS, Parsed, contrast, entry_of, query_of, result_of, tokens_of
 
-from helpers import show
+from helpers import pictures
+from helpers.pictures import figures, pages, shades
+from helpers.pictures.text import columns
 from helpers.stories import InputError
 
 ALLOWED = {"bdi": {"class", "dir", "style"}, "span": {"title", "style"}, "br": set()}
@@ -23,14 +25,14 @@ def alpha(attributes):
 
 # -- text ------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("align", show.ALIGNMENTS)
+@pytest.mark.parametrize("align", pictures.ALIGNMENTS)
 @pytest.mark.parametrize("texts", [*([t] for t in HOSTILE_TOKENS), HOSTILE_TOKENS, list("<script>alert(1)</script>"),
                                    ["�", "�", " ok"]])
 def test_heatmap_shows_story_text_and_nothing_else(texts, align):
-    source = show.token_heatmap(tokens_of(texts, np.linspace(-1, 1, len(texts))), align)
+    source = pictures.token_heatmap(tokens_of(texts, np.linspace(-1, 1, len(texts))), align)
     parsed = Parsed(source)
     assert all(set(attrs) <= ALLOWED[tag] for tag, attrs in parsed.elements)
-    assert parsed.text == show.visible("".join(texts), "⏎")
+    assert parsed.text == pictures.visible("".join(texts), "⏎")
     assert len(parsed.spans) == len(texts)
     assert sum(tag == "br" for tag, _ in parsed.elements) == "".join(texts).count("\n")
     assert parsed.elements[0][1]["dir"] == "auto" and "unicode-bidi:isolate" in parsed.elements[0][1]["style"]
@@ -38,20 +40,20 @@ def test_heatmap_shows_story_text_and_nothing_else(texts, align):
 
 
 def test_visible_spells_out_steering_characters_and_keeps_the_rest():
-    assert show.visible("a\x00\x1b\u202e\n\ud800\x9b") == "a⟨U+0000⟩⟨U+001B⟩⟨U+202E⟩⏎\n⟨U+D800⟩⟨U+009B⟩"
+    assert pictures.visible("a\x00\x1b\u202e\n\ud800\x9b") == "a⟨U+0000⟩⟨U+001B⟩⟨U+202E⟩⏎\n⟨U+D800⟩⟨U+009B⟩"
     for plain in ("Iâ€™m <b> & Ã©", "👨\u200d👩\u200d👧 é e\u0301", "مرحبا"):
-        assert show.visible(plain) == plain
+        assert pictures.visible(plain) == plain
 
 
 def test_page_holds_no_foreign_element_and_all_text():
-    source = show.page(result_of(query_of(), query_of(["plain", " story"])))
+    source = pictures.page(result_of(query_of(), query_of(["plain", " story"])))
     parsed = Parsed(source)
     names = {tag for tag, _ in parsed.elements}
     assert not names & {"script", "img", "iframe", "link", "object", "form", "u", "svg"}
     assert [a for t, a in parsed.elements if t == "h1"] == [{}] and source.count("<style>") == 1
     assert not any(k.startswith("on") or k == "src" for _, attrs in parsed.elements for k in attrs)
     assert all(a["href"] in ("#q1", "#q2") for t, a in parsed.elements if t == "a")
-    assert show.visible("".join(HOSTILE_TOKENS), "⏎") in parsed.text
+    assert pictures.visible("".join(HOSTILE_TOKENS), "⏎") in parsed.text
     assert "<b>id</b>" in parsed.text and "<u>old</u>" in parsed.text and "<model>⟨U+001B⟩" in parsed.text
     policy = [a["content"] for t, a in parsed.elements if a.get("http-equiv") == "Content-Security-Policy"]
     assert policy == ["default-src 'none'; style-src 'unsafe-inline'"]
@@ -62,68 +64,68 @@ def test_page_holds_no_foreign_element_and_all_text():
 
 def test_alignment_shifts_by_one():
     texts, values = ["The", " egg", " is", " old"], [0.25, -1.0, 0.5, 0.0]
-    read = Parsed(show.token_heatmap(tokens_of(texts, values))).spans
-    predicted = Parsed(show.token_heatmap(tokens_of(texts, values), "predicted")).spans
+    read = Parsed(pictures.token_heatmap(tokens_of(texts, values))).spans
+    predicted = Parsed(pictures.token_heatmap(tokens_of(texts, values), "predicted")).spans
     assert [s[0] for s in read] == [s[0] for s in predicted] == texts
     shades = [alpha(s[1]) for s in read]
     assert [alpha(s[1]) for s in predicted] == [(None, 0.0)] + shades[:-1]
-    assert [a for _, a in shades] == [round(show.OPACITY * abs(v), 2) for v in values]
+    assert [a for _, a in shades] == [round(shades.OPACITY * abs(v), 2) for v in values]
     assert "influence" not in predicted[0][1]["title"].replace("no influence", "")
     assert read[1][1]["title"] == predicted[2][1]["title"] == "influence -1.00 nats · read ' egg' · predicts ' is'"
     with pytest.raises(ValueError, match="align"):
-        show.token_heatmap(tokens_of(texts, values), "output")
+        pictures.token_heatmap(tokens_of(texts, values), "output")
 
 
 def test_story_cut_before_its_last_token_keeps_the_last_prediction():
     tokens = tokens_of(["a", " b", " c"], [0.0, 1.0, 0.0])[:2]
     for align, where in (("input", 1), ("predicted", 2)):
-        spans = Parsed(show.token_heatmap(tokens, align)).spans
+        spans = Parsed(pictures.token_heatmap(tokens, align)).spans
         assert [s[0] for s in spans] == ["a", " b", " c"]
         assert [alpha(s[1])[1] > 0 for s in spans] == [i == where for i in range(3)]
 
 
 def test_sign_is_in_colour_title_and_underline():
-    spans = Parsed(show.token_heatmap(tokens_of(["a", "b", "c", "d"], [1e-3, -1e-3, 0.0, -0.0]))).spans
-    assert [alpha(s[1])[0] for s in spans] == [show.ORANGE, show.BLUE, None, None]
+    spans = Parsed(pictures.token_heatmap(tokens_of(["a", "b", "c", "d"], [1e-3, -1e-3, 0.0, -0.0]))).spans
+    assert [alpha(s[1])[0] for s in spans] == [shades.ORANGE, shades.BLUE, None, None]
     assert ["underline" in s[1].get("style", "") for s in spans] == [False, True, False, False]
     assert [s[1]["title"].split()[1] for s in spans] == ["+0.00100", "-0.00100", "+0.00", "+0.00"]
 
 
 def test_scale_is_shared_and_clipped():
     tokens = tokens_of(["a", "b", "c"], [1.0, -4.0, 0.0])
-    assert [alpha(s[1])[1] for s in Parsed(show.token_heatmap(tokens, scale=2.0)).spans] == [0.34, 0.68, 0.0]
-    assert [alpha(s[1])[1] for s in Parsed(show.token_heatmap(tokens)).spans] == [0.17, 0.68, 0.0]
+    assert [alpha(s[1])[1] for s in Parsed(pictures.token_heatmap(tokens, scale=2.0)).spans] == [0.34, 0.68, 0.0]
+    assert [alpha(s[1])[1] for s in Parsed(pictures.token_heatmap(tokens)).spans] == [0.17, 0.68, 0.0]
     weak, strong = entry_of(["x", "y"], [1e-3, 0.0]), entry_of(["x", "y"], [4e-3, 0.0])
-    section = show.query_section({"prompt": "p", "completion": "c", "log_prob": -1.0, "influences": [weak, strong]})
+    section = pictures.query_section({"prompt": "p", "completion": "c", "log_prob": -1.0, "influences": [weak, strong]})
     assert [alpha(s[1])[1] for s in Parsed(section).spans if s[0] == "x"] == [0.17, 0.68]
     assert "+0.00400" in section and "-0.00400" in section
 
 
 def test_all_zero_and_empty_do_not_break():
     zero = entry_of(["a", " b"], [0.0, 0.0])
-    source = show.page(result_of(query_of(influences=[zero])))
-    assert "nan" not in Parsed(source).text.lower() and "nan" not in show.layer_strip(zero["layers"])
-    assert Parsed(show.token_heatmap([])).text == ""
+    source = pictures.page(result_of(query_of(influences=[zero])))
+    assert "nan" not in Parsed(source).text.lower() and "nan" not in pictures.layer_strip(zero["layers"])
+    assert Parsed(pictures.token_heatmap([])).text == ""
     empty = query_of(influences=[])
-    assert "None among those shown" in show.query_section(empty) and "none among" in show.text_table(empty)
-    assert "nan" not in show.text_table(query_of(influences=[zero]))
-    show.plot_token_heatmap([zero]), show.plot_layers([zero])
+    assert "None among those shown" in pictures.query_section(empty) and "none among" in pictures.text_table(empty)
+    assert "nan" not in pictures.text_table(query_of(influences=[zero]))
+    pictures.plot_token_heatmap([zero]), pictures.plot_layers([zero])
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_not_finite_is_refused(bad):
     with pytest.raises(ValueError, match="not a finite number"):
-        show.token_heatmap(tokens_of(["a", "b"], [bad, 0.0]))
+        pictures.token_heatmap(tokens_of(["a", "b"], [bad, 0.0]))
     with pytest.raises(ValueError, match="not a finite number"):
-        show.sequence_card(entry_of(["a"], [0.0], influence=bad, layers={"a": 0.0}))
+        pictures.sequence_card(entry_of(["a"], [0.0], influence=bad, layers={"a": 0.0}))
     with pytest.raises(ValueError, match="h.0.mlp"):
-        show.layer_strip({"h.0.mlp": bad})
+        pictures.layer_strip({"h.0.mlp": bad})
     with pytest.raises(ValueError, match="not finite"):
-        show.plot_tail([1.0, bad])
+        pictures.plot_tail([1.0, bad])
 
 
 def test_layer_strip_bars_point_the_right_way():
-    parsed = Parsed(show.layer_strip({"transformer.h.0.mlp.c_fc": 2e-3, "transformer.h.0.mlp.c_proj": -1e-3,
+    parsed = Parsed(pictures.layer_strip({"transformer.h.0.mlp.c_fc": 2e-3, "transformer.h.0.mlp.c_proj": -1e-3,
                                       "model.layers.11.up_proj": 0.0, "head": 1e-3}))
     bars = [a["style"] for t, a in parsed.elements if t == "i"]
     assert [b.split(";")[:2] for b in bars] == [["bottom:50%", "height:50%"], ["top:50%", "height:25%"],
@@ -134,26 +136,26 @@ def test_layer_strip_bars_point_the_right_way():
 
 
 def test_card_says_rank_id_sign_and_unit():
-    text = Parsed(show.sequence_card(entry_of(["a", " b"], [-2e-3, 0.0], rank=7, id="42"))).text
+    text = Parsed(pictures.sequence_card(entry_of(["a", " b"], [-2e-3, 0.0], rank=7, id="42"))).text
     assert "#7" in text and "-0.00200nats per extra copy" in text and "story 42" in text and "predicts ' b'" in text
 
 
 def test_names_are_as_short_as_they_may_be():
-    names = show.layer_names(["transformer.h.0.mlp.c_fc", "transformer.h.11.mlp.c_proj", "head"])
+    names = pictures.layer_names(["transformer.h.0.mlp.c_fc", "transformer.h.11.mlp.c_proj", "head"])
     assert names == ["0 c_fc", "11 c_proj", "head"]
     alike = ["encoder.h.0.c_fc", "decoder.h.0.c_fc"]
-    assert show.layer_names(alike) == alike
-    text = Parsed(show.sequence_card(entry_of(["a"], [1e-3], id="story-2657"))).text
+    assert pictures.layer_names(alike) == alike
+    text = Parsed(pictures.sequence_card(entry_of(["a"], [1e-3], id="story-2657"))).text
     assert "story-2657" in text and "story story" not in text
 
 
 @pytest.mark.parametrize("theme", [0, 1])
 def test_text_is_readable_on_every_shade(theme):
     def colour(name):
-        digits = re.findall(rf"--{name}:#(\w+)", show.CSS)[theme]
+        digits = re.findall(rf"--{name}:#(\w+)", pages.CSS)[theme]
         return [int(d, 16) / 255 for d in (re.findall("..", digits) if len(digits) == 6 else [2 * d for d in digits])]
     for share in np.linspace(-1, 1, 81):
-        tint, opacity = alpha({"style": show._rgba(share)})
+        tint, opacity = alpha({"style": shades.rgba(share)})
         shade = [opacity * t / 255 + (1 - opacity) * b for t, b in zip(tint, colour("bg"))]
         assert contrast(shade, colour("fg")) >= 4.5, share
     assert min(contrast(colour(a), colour(b)) for a in ("fg", "soft") for b in ("bg", "page")) >= 4.5
@@ -163,17 +165,17 @@ def test_text_is_readable_on_every_shade(theme):
 
 def test_write_page_is_atomic(tmp_path, monkeypatch):
     path = tmp_path / "out.html"
-    show.write_page(result_of(), path)
+    pictures.write_page(result_of(), path)
     first = path.read_text(encoding="utf-8")
-    assert first == show.page(result_of()) and os.listdir(tmp_path) == ["out.html"]
+    assert first == pictures.page(result_of()) and os.listdir(tmp_path) == ["out.html"]
     with pytest.raises(ValueError):
-        show.write_page(result_of(query_of(log_prob=math.nan)), path)
+        pictures.write_page(result_of(query_of(log_prob=math.nan)), path)
 
     def fail(*_):
         raise OSError(28, "No space left on device")
     monkeypatch.setattr("os.replace", fail)
     with pytest.raises(InputError, match="cannot write .*No space left"):
-        show.write_page(result_of(), path)
+        pictures.write_page(result_of(), path)
     assert path.read_text(encoding="utf-8") == first and os.listdir(tmp_path) == ["out.html"]
 
 
@@ -181,13 +183,13 @@ def test_write_page_where_it_cannot(tmp_path):
     (tmp_path / "folder").mkdir()
     for path in (tmp_path / "missing" / "x.html", tmp_path / "folder"):
         with pytest.raises(InputError, match="cannot write") as caught:
-            show.write_page(result_of(), path)
+            pictures.write_page(result_of(), path)
         assert "\n" not in str(caught.value)
     assert os.listdir(tmp_path) == ["folder"]
 
 
 def test_display_brings_its_style():
-    data = show.display(query_of(), "predicted").data
+    data = pictures.display(query_of(), "predicted").data
     assert data.startswith("<style>") and "on the token being predicted" in data and "<script" not in data
 
 
@@ -195,10 +197,10 @@ def test_display_brings_its_style():
 
 def test_text_table_is_narrow_plain_and_complete():
     for text in [*HOSTILE_TOKENS, "漢字" * 60, "😀" * 90]:
-        table = show.text_table(query_of([text, " then", text]))
+        table = pictures.text_table(query_of([text, " then", text]))
         assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", table)
-        assert max(sum(map(show._columns, line)) for line in table.split("\n")) <= 100
-    lines = show.text_table(query_of()).split("\n")
+        assert max(map(columns, table.split("\n"))) <= 100
+    lines = pictures.text_table(query_of()).split("\n")
     good = next(line for line in lines if "Bramble" in line)
     assert good.split()[:4] == ["1", "+0.00260", "17", "+0.00200"] and "in[ the] windmill." in good
     raises, lowers = (next(i for i, line in enumerate(lines) if word in line) for word in ("that raise", "that lower"))
@@ -221,15 +223,15 @@ def drawn(fig):
     return pixels
 
 
-@pytest.mark.parametrize("align", show.ALIGNMENTS)
+@pytest.mark.parametrize("align", pictures.ALIGNMENTS)
 def test_plot_token_heatmap(align):
     words = ["One", " day", " the", " wind", "mill"] * 12 + ["."]
     values = [0.0, 0.0, 2e-3, 0.0, -1e-3] * 12 + [0.0]
     entries = [entry_of(words, values), entry_of(HOSTILE_TOKENS, np.linspace(-1e-3, 1e-3, len(HOSTILE_TOKENS)), rank=2)]
-    fig = show.plot_token_heatmap(entries, align)
+    fig = pictures.plot_token_heatmap(entries, align)
     drawn(fig)
     ax, bar = fig.axes
-    assert "nats per extra copy" in bar.get_xlabel() and show.ALIGNMENTS[align] in bar.get_xlabel().replace("\n", " ")
+    assert "nats per extra copy" in bar.get_xlabel() and pictures.ALIGNMENTS[align] in bar.get_xlabel().replace("\n", " ")
     texts = [t for t in ax.texts if t.get_position()[1] < 19 * 5]
     assert [t.get_text().strip() for t in texts[1:6]] == [w.strip() for w in words[:5]]
     orange = {t.get_text().strip() for t, p in zip([t for t in ax.texts if t.get_weight() != "bold"], ax.patches)
@@ -244,7 +246,7 @@ def test_plot_token_heatmap(align):
 
 def test_heatmap_words_stay_whole_and_do_not_overlap():
     words = ["A", " ext", "ra", "ordin", "ary", " thing"] * 20
-    placed = show._wrap([(w, None) for w in words], lambda text: 6.0 * len(text), 200)
+    placed = figures.wrapped([(w, None) for w in words], lambda text: 6.0 * len(text), 200)
     lines = {}
     for line, x, wide, text, _ in placed:
         lines.setdefault(line, []).append((x, wide, text))
@@ -252,13 +254,13 @@ def test_heatmap_words_stay_whole_and_do_not_overlap():
         assert all(a[0] + a[1] <= b[0] + 1e-9 for a, b in zip(pieces, pieces[1:]))
         assert pieces[-1][0] + pieces[-1][1] <= 200
         assert re.fullmatch(r"( ?(A|thingA|thing|extraordinary))+", "".join(t for _, _, t in pieces)), pieces
-    assert [p[0] for p in show._wrap([("a\nb", None), (" c\n\n", None), ("d", None)], len, 50)] == [0, 1, 1, 2, 3]
+    assert [p[0] for p in figures.wrapped([("a\nb", None), (" c\n\n", None), ("d", None)], len, 50)] == [0, 1, 1, 2, 3]
 
 
 def test_heatmap_in_a_given_axes_grows_its_figure():
     import matplotlib.pyplot as plt
     fig, axes = plt.subplots(1, 2, figsize=(8, 2))
-    assert show.plot_token_heatmap([entry_of([" word"] * 120, [1e-3] * 120)], ax=axes[0]) is fig
+    assert pictures.plot_token_heatmap([entry_of([" word"] * 120, [1e-3] * 120)], ax=axes[0]) is fig
     drawn(fig)
     assert fig.get_figheight() > 4
     heights = [text.get_position()[1] for text in axes[0].texts]
@@ -268,36 +270,36 @@ def test_heatmap_in_a_given_axes_grows_its_figure():
 
 def test_plot_layers_shows_every_layer_and_sign():
     layers = [{"h.0.c_fc": rank, "h.0.c_proj": -rank, "h.1.c_fc": 0.0} for rank in (1, 2)]
-    fig = show.plot_layers([entry_of(["a", "b"], [1e-3, 0.0], rank=rank, layers=layers[rank - 1]) for rank in (1, 2)])
+    fig = pictures.plot_layers([entry_of(["a", "b"], [1e-3, 0.0], rank=rank, layers=layers[rank - 1]) for rank in (1, 2)])
     drawn(fig)
     assert [t.get_text() for t in fig.axes[0].get_xticklabels()] == ["0 c_fc", "0 c_proj", "1 c_fc"]
     assert [t.get_text() for t in fig.axes[0].texts] == ["+", "−", "", "+", "−", ""]
     many = {f"model.layers.{i}.up": float(i - 40) for i in range(90)}
-    drawn(show.plot_layers([entry_of(["a"], [1.0], id="😀\x1b", layers=many)]))
+    drawn(pictures.plot_layers([entry_of(["a"], [1.0], id="😀\x1b", layers=many)]))
     with pytest.raises(ValueError, match="no entries"):
-        show.plot_layers([])
+        pictures.plot_layers([])
 
 
 def test_plot_tail_states_the_share_of_the_top_percent():
     scores = torch.cat([torch.full((2,), 49.0), torch.ones(2), -torch.ones(196)])  # 1% of 200 are 2: 98 of 100
-    assert show.tail_share(scores) == pytest.approx(0.98)
-    fig = show.plot_tail(scores)
+    assert pictures.tail_share(scores) == pytest.approx(0.98)
+    fig = pictures.plot_tail(scores)
     drawn(fig)
     assert "98%" in fig.axes[0].get_title() and [len(line.get_xdata()) for line in fig.axes[0].lines] == [4, 196]
     assert fig.axes[0].get_xscale() == fig.axes[0].get_yscale() == "log"
     for odd in ([0.0] * 5, [-1.0] * 5):
-        assert show.tail_share(odd) == 0.0 and drawn(show.plot_tail(odd)) is not None
+        assert pictures.tail_share(odd) == 0.0 and drawn(pictures.plot_tail(odd)) is not None
 
 
 def test_scatter_states_pearson():
     x = np.random.default_rng(0).normal(size=50)
-    fig = show.scatter(torch.tensor(x), x ** 3, "ours", "theirs", "Parity")
+    fig = pictures.scatter(torch.tensor(x), x ** 3, "ours", "theirs", "Parity")
     drawn(fig)
     assert f"{np.corrcoef(x, x ** 3)[0, 1]:.3f}" in fig.axes[0].get_title() and "Parity" in fig.axes[0].get_title()
     assert len(fig.axes[0].collections[0].get_offsets()) == 50
-    assert "undefined" in show.scatter([1, 1], [1, 2]).axes[0].get_title()
+    assert "undefined" in pictures.scatter([1, 1], [1, 2]).axes[0].get_title()
     with pytest.raises(ValueError, match="one y for every x"):
-        show.scatter([1, 2], [1])
+        pictures.scatter([1, 2], [1])
 
 
 # -- a real browser --------------------------------------------------------------------------------
@@ -305,7 +307,7 @@ def test_scatter_states_pearson():
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_page_in_chromium(browser, tmp_path, scheme):
     path = tmp_path / "page.html"
-    show.write_page(result_of(query_of(), query_of(["مرحبا", " \u202eab", " 😀"])), path)
+    pictures.write_page(result_of(query_of(), query_of(["مرحبا", " \u202eab", " 😀"])), path)
     tab = browser.new_page(viewport={"width": 390, "height": 844}, color_scheme=scheme)
     requests, problems = [], []
     tab.on("request", lambda request: requests.append(request.url))
@@ -327,7 +329,7 @@ def test_page_in_chromium(browser, tmp_path, scheme):
     tab.keyboard.press("ArrowLeft")  # the radios take the keyboard too
     assert shown()[1] == read
     text = tab.locator("article").nth(1).locator(".tw-input .tw-text")
-    assert text.evaluate("e => e.textContent") == show.visible("".join(HOSTILE_TOKENS), "⏎")
+    assert text.evaluate("e => e.textContent") == pictures.visible("".join(HOSTILE_TOKENS), "⏎")
     dark = tab.evaluate("getComputedStyle(document.body).backgroundColor")
     assert (sum(map(int, re.findall(r"\d+", dark))) < 150) == (scheme == "dark")
     assert text.evaluate("e => getComputedStyle(e).unicodeBidi") == "isolate"
