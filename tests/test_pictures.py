@@ -1,14 +1,26 @@
-"""Pictures: hostile text stays text, values stand on the right token, pages and figures really draw."""
+"""Pictures: hostile text stays text, values stand on the right token, pages and figures draw."""
 import io
+import itertools
 import math
 import os
 import re
+import subprocess
+import sys
 import warnings
 
 import numpy as np
 import pytest
 import torch
-from builders import HOSTILE_TOKENS, Parsed, contrast, entry_of, query_of, result_of, tokens_of
+from builders import (
+    HOSTILE_TOKENS,
+    ROOT,
+    Parsed,
+    contrast,
+    entry_of,
+    query_of,
+    result_of,
+    tokens_of,
+)
 
 from helpers import pictures
 from helpers.pictures import figures, pages, shades
@@ -26,8 +38,8 @@ def alpha(attributes):
 # -- text ------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("align", pictures.ALIGNMENTS)
-@pytest.mark.parametrize("texts", [*([t] for t in HOSTILE_TOKENS), HOSTILE_TOKENS, list("<script>alert(1)</script>"),
-                                   ["�", "�", " ok"]])
+@pytest.mark.parametrize("texts", [*([text] for text in HOSTILE_TOKENS), HOSTILE_TOKENS,
+                                   list("<script>alert(1)</script>"), ["�", "�", " ok"]])
 def test_heatmap_shows_story_text_and_nothing_else(texts, align):
     source = pictures.token_heatmap(tokens_of(texts, np.linspace(-1, 1, len(texts))), align)
     parsed = Parsed(source)
@@ -35,12 +47,14 @@ def test_heatmap_shows_story_text_and_nothing_else(texts, align):
     assert parsed.text == pictures.visible("".join(texts), "⏎")
     assert len(parsed.spans) == len(texts)
     assert sum(tag == "br" for tag, _ in parsed.elements) == "".join(texts).count("\n")
-    assert parsed.elements[0][1]["dir"] == "auto" and "unicode-bidi:isolate" in parsed.elements[0][1]["style"]
+    _, attributes = parsed.elements[0]
+    assert attributes["dir"] == "auto" and "unicode-bidi:isolate" in attributes["style"]
     source.encode("utf-8")
 
 
 def test_visible_spells_out_steering_characters_and_keeps_the_rest():
-    assert pictures.visible("a\x00\x1b\u202e\n\ud800\x9b") == "a⟨U+0000⟩⟨U+001B⟩⟨U+202E⟩⏎\n⟨U+D800⟩⟨U+009B⟩"
+    shown = pictures.visible("a\x00\x1b\u202e\n\ud800\x9b")
+    assert shown == "a⟨U+0000⟩⟨U+001B⟩⟨U+202E⟩⏎\n⟨U+D800⟩⟨U+009B⟩"
     for plain in ("Iâ€™m <b> & Ã©", "👨\u200d👩\u200d👧 é e\u0301", "مرحبا"):
         assert pictures.visible(plain) == plain
 
@@ -54,10 +68,34 @@ def test_page_holds_no_foreign_element_and_all_text():
     assert not any(k.startswith("on") or k == "src" for _, attrs in parsed.elements for k in attrs)
     assert all(a["href"] in ("#q1", "#q2") for t, a in parsed.elements if t == "a")
     assert pictures.visible("".join(HOSTILE_TOKENS), "⏎") in parsed.text
-    assert "<b>id</b>" in parsed.text and "<u>old</u>" in parsed.text and "<model>⟨U+001B⟩" in parsed.text
-    policy = [a["content"] for t, a in parsed.elements if a.get("http-equiv") == "Content-Security-Policy"]
+    assert all(text in parsed.text for text in ("<b>id</b>", "<u>old</u>", "<model>⟨U+001B⟩"))
+    policy = [attributes["content"] for _, attributes in parsed.elements
+              if attributes.get("http-equiv") == "Content-Security-Policy"]
     assert policy == ["default-src 'none'; style-src 'unsafe-inline'"]
     assert "url(" not in source and "@import" not in source
+
+
+def test_what_no_template_filters_is_escaped_all_the_same():
+    (token,) = tokens_of(["a"], [1.0])
+    entry = entry_of(["a"], [1.0]) | {"tokens": [token | {"position": "<i>"}]}
+    card = pictures.sequence_card(entry, longest=1.0)
+    assert "<td>&lt;i&gt;</td>" in card
+
+
+def test_blanks_of_templates_stay_out_of_stories():
+    """Their lines and indentation are not output; a story's own are."""
+    source = pictures.page(result_of(query_of(["a\n", "\n  b"])))
+    assert source.count("\n") == 2 + len((pages.CSS + pages.PAGE_CSS).splitlines())
+    assert "  b</span>" in source and "> <" not in source
+
+
+def test_the_terminal_does_without_matplotlib():
+    code = ("import sys; from helpers import pictures; print('matplotlib' in sys.modules); "
+            "pictures.scatter; print('matplotlib' in sys.modules)")
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.split() == ["False", "True"], done.stderr
+    with pytest.raises(AttributeError, match="no attribute 'plot'"):
+        pictures.plot  # noqa: B018
 
 
 # -- values ----------------------------------------------------------------------------------------
@@ -67,11 +105,12 @@ def test_alignment_shifts_by_one():
     read = Parsed(pictures.token_heatmap(tokens_of(texts, values))).spans
     predicted = Parsed(pictures.token_heatmap(tokens_of(texts, values), "predicted")).spans
     assert [s[0] for s in read] == [s[0] for s in predicted] == texts
-    shades = [alpha(s[1]) for s in read]
-    assert [alpha(s[1]) for s in predicted] == [(None, 0.0)] + shades[:-1]
-    assert [a for _, a in shades] == [round(shades.OPACITY * abs(v), 2) for v in values]
+    tints = [alpha(s[1]) for s in read]
+    assert [alpha(s[1]) for s in predicted] == [(None, 0.0)] + tints[:-1]
+    assert [a for _, a in tints] == [round(shades.OPACITY * abs(v), 2) for v in values]
     assert "influence" not in predicted[0][1]["title"].replace("no influence", "")
-    assert read[1][1]["title"] == predicted[2][1]["title"] == "influence -1.00 nats · read ' egg' · predicts ' is'"
+    assert read[1][1]["title"] == predicted[2][1]["title"]
+    assert read[1][1]["title"] == "influence -1.00 nats · read ' egg' · predicts ' is'"
     with pytest.raises(ValueError, match="align"):
         pictures.token_heatmap(tokens_of(texts, values), "output")
 
@@ -85,7 +124,8 @@ def test_story_cut_before_its_last_token_keeps_the_last_prediction():
 
 
 def test_sign_is_in_colour_title_and_underline():
-    spans = Parsed(pictures.token_heatmap(tokens_of(["a", "b", "c", "d"], [1e-3, -1e-3, 0.0, -0.0]))).spans
+    tokens = tokens_of(["a", "b", "c", "d"], [1e-3, -1e-3, 0.0, -0.0])
+    spans = Parsed(pictures.token_heatmap(tokens)).spans
     assert [alpha(s[1])[0] for s in spans] == [shades.ORANGE, shades.BLUE, None, None]
     assert ["underline" in s[1].get("style", "") for s in spans] == [False, True, False, False]
     assert [s[1]["title"].split()[1] for s in spans] == ["+0.00100", "-0.00100", "+0.00", "+0.00"]
@@ -93,10 +133,12 @@ def test_sign_is_in_colour_title_and_underline():
 
 def test_scale_is_shared_and_clipped():
     tokens = tokens_of(["a", "b", "c"], [1.0, -4.0, 0.0])
-    assert [alpha(s[1])[1] for s in Parsed(pictures.token_heatmap(tokens, scale=2.0)).spans] == [0.34, 0.68, 0.0]
-    assert [alpha(s[1])[1] for s in Parsed(pictures.token_heatmap(tokens)).spans] == [0.17, 0.68, 0.0]
+    for scale, expected in ((2.0, [0.34, 0.68, 0.0]), (None, [0.17, 0.68, 0.0])):
+        spans = Parsed(pictures.token_heatmap(tokens, scale=scale)).spans
+        assert [alpha(attributes)[1] for _, attributes in spans] == expected
     weak, strong = entry_of(["x", "y"], [1e-3, 0.0]), entry_of(["x", "y"], [4e-3, 0.0])
-    section = pictures.query_section({"prompt": "p", "completion": "c", "log_prob": -1.0, "influences": [weak, strong]})
+    section = pictures.query_section({"prompt": "p", "completion": "c", "log_prob": -1.0,
+                                      "influences": [weak, strong]})
     assert [alpha(s[1])[1] for s in Parsed(section).spans if s[0] == "x"] == [0.17, 0.68]
     assert "+0.00400" in section and "-0.00400" in section
 
@@ -104,10 +146,12 @@ def test_scale_is_shared_and_clipped():
 def test_all_zero_and_empty_do_not_break():
     zero = entry_of(["a", " b"], [0.0, 0.0])
     source = pictures.page(result_of(query_of(influences=[zero])))
-    assert "nan" not in Parsed(source).text.lower() and "nan" not in pictures.layer_strip(zero["layers"])
+    assert "nan" not in Parsed(source).text.lower()
+    assert "nan" not in pictures.layer_strip(zero["layers"])
     assert Parsed(pictures.token_heatmap([])).text == ""
     empty = query_of(influences=[])
-    assert "None among those shown" in pictures.query_section(empty) and "none among" in pictures.text_table(empty)
+    assert "None among those shown" in pictures.query_section(empty)
+    assert "none among" in pictures.text_table(empty)
     assert "nan" not in pictures.text_table(query_of(influences=[zero]))
     pictures.plot_token_heatmap([zero]), pictures.plot_layers([zero])
 
@@ -125,11 +169,13 @@ def test_not_finite_is_refused(bad):
 
 
 def test_layer_strip_bars_point_the_right_way():
-    parsed = Parsed(pictures.layer_strip({"transformer.h.0.mlp.c_fc": 2e-3, "transformer.h.0.mlp.c_proj": -1e-3,
-                                      "model.layers.11.up_proj": 0.0, "head": 1e-3}))
+    layers = {"transformer.h.0.mlp.c_fc": 2e-3, "transformer.h.0.mlp.c_proj": -1e-3,
+              "model.layers.11.up_proj": 0.0, "head": 1e-3}
+    parsed = Parsed(pictures.layer_strip(layers))
     bars = [a["style"] for t, a in parsed.elements if t == "i"]
-    assert [b.split(";")[:2] for b in bars] == [["bottom:50%", "height:50%"], ["top:50%", "height:25%"],
-                                               ["bottom:50%", "height:0%"], ["bottom:50%", "height:25%"]]
+    assert [bar.split(";")[:2] for bar in bars] == [
+        ["bottom:50%", "height:50%"], ["top:50%", "height:25%"],
+        ["bottom:50%", "height:0%"], ["bottom:50%", "height:25%"]]
     assert parsed.text == "011head"
     titles = [a["title"] for t, a in parsed.elements if a.get("class") == "tw-bar"]
     assert titles[1] == "transformer.h.0.mlp.c_proj: -0.00100 nats"
@@ -137,12 +183,13 @@ def test_layer_strip_bars_point_the_right_way():
 
 def test_card_says_rank_id_sign_and_unit():
     text = Parsed(pictures.sequence_card(entry_of(["a", " b"], [-2e-3, 0.0], rank=7, id="42"))).text
-    assert "#7" in text and "-0.00200nats per extra copy" in text and "story 42" in text and "predicts ' b'" in text
+    said = ("#7", "-0.00200nats per extra copy", "story 42", "predicts ' b'")
+    assert all(words in text for words in said)
 
 
 def test_names_are_as_short_as_they_may_be():
-    names = pictures.layer_names(["transformer.h.0.mlp.c_fc", "transformer.h.11.mlp.c_proj", "head"])
-    assert names == ["0 c_fc", "11 c_proj", "head"]
+    full = ["transformer.h.0.mlp.c_fc", "transformer.h.11.mlp.c_proj", "head"]
+    assert pictures.layer_names(full) == ["0 c_fc", "11 c_proj", "head"]
     alike = ["encoder.h.0.c_fc", "decoder.h.0.c_fc"]
     assert pictures.layer_names(alike) == alike
     text = Parsed(pictures.sequence_card(entry_of(["a"], [1e-3], id="story-2657"))).text
@@ -153,12 +200,15 @@ def test_names_are_as_short_as_they_may_be():
 def test_text_is_readable_on_every_shade(theme):
     def colour(name):
         digits = re.findall(rf"--{name}:#(\w+)", pages.CSS)[theme]
-        return [int(d, 16) / 255 for d in (re.findall("..", digits) if len(digits) == 6 else [2 * d for d in digits])]
+        pairs = re.findall("..", digits) if len(digits) == 6 else [2 * digit for digit in digits]
+        return [int(pair, 16) / 255 for pair in pairs]
     for share in np.linspace(-1, 1, 81):
         tint, opacity = alpha({"style": shades.rgba(share)})
-        shade = [opacity * t / 255 + (1 - opacity) * b for t, b in zip(tint, colour("bg"))]
+        shade = [opacity * channel / 255 + (1 - opacity) * ground
+                 for channel, ground in zip(tint, colour("bg"), strict=True)]
         assert contrast(shade, colour("fg")) >= 4.5, share
-    assert min(contrast(colour(a), colour(b)) for a in ("fg", "soft") for b in ("bg", "page")) >= 4.5
+    for text, ground in itertools.product(("fg", "soft"), ("bg", "page")):
+        assert contrast(colour(text), colour(ground)) >= 4.5
 
 
 # -- files and notebooks ---------------------------------------------------------------------------
@@ -190,7 +240,8 @@ def test_write_page_where_it_cannot(tmp_path):
 
 def test_display_brings_its_style():
     data = pictures.display(query_of(), "predicted").data
-    assert data.startswith("<style>") and "on the token being predicted" in data and "<script" not in data
+    assert data.startswith("<style>") and "<script" not in data
+    assert "on the token being predicted" in data
 
 
 # -- terminal --------------------------------------------------------------------------------------
@@ -203,8 +254,11 @@ def test_text_table_is_narrow_plain_and_complete():
     lines = pictures.text_table(query_of()).split("\n")
     good = next(line for line in lines if "Bramble" in line)
     assert good.split()[:4] == ["1", "+0.00260", "17", "+0.00200"] and "in[ the] windmill." in good
-    raises, lowers = (next(i for i, line in enumerate(lines) if word in line) for word in ("that raise", "that lower"))
-    assert raises < lines.index(good) < lowers < next(i for i, line in enumerate(lines) if "-0.00200" in line)
+
+    def line_with(words):
+        return next(number for number, line in enumerate(lines) if words in line)
+    assert line_with("that raise") < lines.index(good) < line_with("that lower")
+    assert line_with("that lower") < line_with("-0.00200")
 
 
 # -- figures ---------------------------------------------------------------------------------------
@@ -218,7 +272,8 @@ def drawn(fig):
     import matplotlib.image
     pixels = matplotlib.image.imread(io.BytesIO(buffer.getvalue()))
     assert buffer.getvalue()[:4] == b"\x89PNG" and pixels[..., :3].std() > 0.01
-    sizes = [text.get_fontsize() for text in fig.findobj(lambda artist: hasattr(artist, "get_fontsize"))]
+    texts = fig.findobj(lambda artist: hasattr(artist, "get_fontsize"))
+    sizes = [text.get_fontsize() for text in texts]
     assert fig.get_figwidth() <= 8 and min(sizes) >= 9
     return pixels
 
@@ -227,21 +282,26 @@ def drawn(fig):
 def test_plot_token_heatmap(align):
     words = ["One", " day", " the", " wind", "mill"] * 12 + ["."]
     values = [0.0, 0.0, 2e-3, 0.0, -1e-3] * 12 + [0.0]
-    entries = [entry_of(words, values), entry_of(HOSTILE_TOKENS, np.linspace(-1e-3, 1e-3, len(HOSTILE_TOKENS)), rank=2)]
+    hostile = np.linspace(-1e-3, 1e-3, len(HOSTILE_TOKENS))
+    entries = [entry_of(words, values), entry_of(HOSTILE_TOKENS, hostile, rank=2)]
     fig = pictures.plot_token_heatmap(entries, align)
     drawn(fig)
     ax, bar = fig.axes
-    assert "nats per extra copy" in bar.get_xlabel() and pictures.ALIGNMENTS[align] in bar.get_xlabel().replace("\n", " ")
+    label = bar.get_xlabel().replace("\n", " ")
+    assert "nats per extra copy" in label and pictures.ALIGNMENTS[align] in label
     texts = [t for t in ax.texts if t.get_position()[1] < 19 * 5]
     assert [t.get_text().strip() for t in texts[1:6]] == [w.strip() for w in words[:5]]
-    orange = {t.get_text().strip() for t, p in zip([t for t in ax.texts if t.get_weight() != "bold"], ax.patches)
-              if p.get_facecolor()[0] > p.get_facecolor()[2] + 0.3}
-    assert ("the" if align == "input" else "wind") in orange and ("wind" if align == "input" else "the") not in orange
+    plain = [text for text in ax.texts if text.get_weight() != "bold"]
+    orange = {text.get_text().strip() for text, patch in zip(plain, ax.patches, strict=True)
+              if patch.get_facecolor()[0] > patch.get_facecolor()[2] + 0.3}
+    assert orange & {"the", "wind"} == {"the" if align == "input" else "wind"}
     assert "".join(t.get_text() for t in ax.texts).count("W") == 400
     assert not any(t.get_parse_math() for t in ax.texts)  # a story's dollars are no formula
-    renderer = fig.canvas.get_renderer() if hasattr(fig.canvas, "get_renderer") else fig._get_renderer()
+    own = hasattr(fig.canvas, "get_renderer")
+    renderer = fig.canvas.get_renderer() if own else fig._get_renderer()
     extents = [t.get_window_extent(renderer) for t in ax.texts]
-    assert max(e.x1 for e in extents) <= fig.bbox.x1 and min(e.y0 for e in extents) >= bar.get_window_extent().y1
+    assert max(extent.x1 for extent in extents) <= fig.bbox.x1
+    assert min(extent.y0 for extent in extents) >= bar.get_window_extent().y1
 
 
 def test_heatmap_words_stay_whole_and_do_not_overlap():
@@ -251,10 +311,12 @@ def test_heatmap_words_stay_whole_and_do_not_overlap():
     for line, x, wide, text, _ in placed:
         lines.setdefault(line, []).append((x, wide, text))
     for pieces in lines.values():
-        assert all(a[0] + a[1] <= b[0] + 1e-9 for a, b in zip(pieces, pieces[1:]))
+        assert all(a[0] + a[1] <= b[0] + 1e-9 for a, b in itertools.pairwise(pieces))
         assert pieces[-1][0] + pieces[-1][1] <= 200
-        assert re.fullmatch(r"( ?(A|thingA|thing|extraordinary))+", "".join(t for _, _, t in pieces)), pieces
-    assert [p[0] for p in figures.wrapped([("a\nb", None), (" c\n\n", None), ("d", None)], len, 50)] == [0, 1, 1, 2, 3]
+        line = "".join(text for _, _, text in pieces)
+        assert re.fullmatch(r"( ?(A|thingA|thing|extraordinary))+", line), pieces
+    cells = [("a\nb", None), (" c\n\n", None), ("d", None)]
+    assert [line for line, *_ in figures.wrapped(cells, len, 50)] == [0, 1, 1, 2, 3]
 
 
 def test_heatmap_in_a_given_axes_grows_its_figure():
@@ -270,7 +332,8 @@ def test_heatmap_in_a_given_axes_grows_its_figure():
 
 def test_plot_layers_shows_every_layer_and_sign():
     layers = [{"h.0.c_fc": rank, "h.0.c_proj": -rank, "h.1.c_fc": 0.0} for rank in (1, 2)]
-    fig = pictures.plot_layers([entry_of(["a", "b"], [1e-3, 0.0], rank=rank, layers=layers[rank - 1]) for rank in (1, 2)])
+    fig = pictures.plot_layers([entry_of(["a", "b"], [1e-3, 0.0], rank=rank, layers=own)
+                                for rank, own in enumerate(layers, 1)])
     drawn(fig)
     assert [t.get_text() for t in fig.axes[0].get_xticklabels()] == ["0 c_fc", "0 c_proj", "1 c_fc"]
     assert [t.get_text() for t in fig.axes[0].texts] == ["+", "−", "", "+", "−", ""]
@@ -281,12 +344,14 @@ def test_plot_layers_shows_every_layer_and_sign():
 
 
 def test_plot_tail_states_the_share_of_the_top_percent():
-    scores = torch.cat([torch.full((2,), 49.0), torch.ones(2), -torch.ones(196)])  # 1% of 200 are 2: 98 of 100
+    # 1% of 200 are 2, which carry 98 of 100
+    scores = torch.cat([torch.full((2,), 49.0), torch.ones(2), -torch.ones(196)])
     assert pictures.tail_share(scores) == pytest.approx(0.98)
     fig = pictures.plot_tail(scores)
     drawn(fig)
-    assert "98%" in fig.axes[0].get_title() and [len(line.get_xdata()) for line in fig.axes[0].lines] == [4, 196]
-    assert fig.axes[0].get_xscale() == fig.axes[0].get_yscale() == "log"
+    (ax,) = fig.axes
+    assert "98%" in ax.get_title() and [len(line.get_xdata()) for line in ax.lines] == [4, 196]
+    assert ax.get_xscale() == ax.get_yscale() == "log"
     for odd in ([0.0] * 5, [-1.0] * 5):
         assert pictures.tail_share(odd) == 0.0 and drawn(pictures.plot_tail(odd)) is not None
 
@@ -295,7 +360,8 @@ def test_scatter_states_pearson():
     x = np.random.default_rng(0).normal(size=50)
     fig = pictures.scatter(torch.tensor(x), x ** 3, "ours", "theirs", "Parity")
     drawn(fig)
-    assert f"{np.corrcoef(x, x ** 3)[0, 1]:.3f}" in fig.axes[0].get_title() and "Parity" in fig.axes[0].get_title()
+    title = fig.axes[0].get_title()
+    assert f"{np.corrcoef(x, x ** 3)[0, 1]:.3f}" in title and "Parity" in title
     assert len(fig.axes[0].collections[0].get_offsets()) == 50
     assert "undefined" in pictures.scatter([1, 1], [1, 2]).axes[0].get_title()
     with pytest.raises(ValueError, match="one y for every x"):
@@ -315,13 +381,15 @@ def test_page_in_chromium(browser, tmp_path, scheme):
     tab.on("pageerror", lambda error: problems.append(str(error)))
     tab.goto(path.as_uri())
     assert requests == [path.as_uri()] and problems == []
-    assert tab.evaluate("[typeof window.pwned, document.scripts.length, document.images.length]") == ["undefined", 0, 0]
+    foreign = "[typeof window.pwned, document.scripts.length, document.images.length]"
+    assert tab.evaluate(foreign) == ["undefined", 0, 0]
     assert tab.evaluate("document.documentElement.scrollWidth") <= 390
     assert tab.locator("article").count() == 4 and tab.locator("h1").count() == 1
 
     def shown():
         view = tab.locator("article").first.locator(".tw-view:visible")
-        return view.count(), view.locator("span").evaluate_all("s => s.map(x => getComputedStyle(x).backgroundColor)")
+        colours = "spans => spans.map(span => getComputedStyle(span).backgroundColor)"
+        return view.count(), view.locator("span").evaluate_all(colours)
     count, read = shown()
     tab.locator("label", has_text="being predicted").click()
     count_after, predicted = shown()
