@@ -15,7 +15,7 @@ from transformers.pytorch_utils import Conv1D
 ROOT = Path(__file__).resolve().parents[1]
 REAL = ROOT.parent / "shared" / "real"  # a real model and real stories, where a copy lies beside the repository
 sys.path.insert(0, str(ROOT))
-from helpers import show  # noqa: E402
+from helpers import pictures  # noqa: E402
 from helpers.stories import InputError  # noqa: E402
 
 VOCABULARY = 31
@@ -210,7 +210,7 @@ def query_of(texts=HOSTILE_TOKENS, **changes):
 
 
 def result_of(*queries):
-    return {"model": "<model>\x1b", "stories": "default", "method": "ekfac", "n_train": 5, "unit": show.UNIT, "damping": {},
+    return {"model": "<model>\x1b", "stories": "default", "method": "ekfac", "n_train": 5, "unit": pictures.UNIT, "damping": {},
             "queries": list(queries) or [query_of()]}
 
 

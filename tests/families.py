@@ -319,7 +319,8 @@ def kinds_of(names) -> list[str]:
 def sources() -> str:
     """A fingerprint of the code that a result comes from."""
     digest = hashlib.sha256(f"{transformers.__version__} {torch.__version__}".encode())
-    for path in [*sorted((ROOT / "helpers").glob("*.py")), Path(__file__), ROOT / "tests" / "builders.py"]:
+    helpers = sorted((ROOT / "helpers").rglob("*.py"))
+    for path in [*helpers, Path(__file__), ROOT / "tests" / "builders.py"]:
         digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()[:16]
 

@@ -100,7 +100,8 @@ def sources(setting: str, part: str, strict: bool) -> str:
 
     Settings that come to the same on this machine have the same, and are run once.
     """
-    patterns = ["helpers/**/*.py", "data/**/*", "*requirements.txt", "pyproject.toml", "tests/**/*.py" if part == "tests" else f"notebooks/{part}_*.ipynb"]
+    patterns = ["helpers/**/*", "data/**/*", "*requirements.txt", "pyproject.toml",
+                "tests/**/*.py" if part == "tests" else f"notebooks/{part}_*.ipynb"]
     digest = hashlib.sha256(json.dumps([strict, sorted(SETTINGS[setting].items()), PYTHONS.get(setting)]).encode())
     for path in sorted(path for pattern in patterns for path in ROOT.glob(pattern) if path.is_file() and "__pycache__" not in path.parts):
         if not any(folder.startswith(".") for folder in path.relative_to(ROOT).parts):

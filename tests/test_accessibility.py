@@ -7,10 +7,11 @@ import pytest
 from builders import Parsed, contrast, query_of, result_of
 from documents import NOTEBOOKS, cells
 
-from helpers import show
+from helpers import pictures
+from helpers.pictures import figures, pages, shades
 
 HEX = "#{:02X}{:02X}{:02X}".format
-ORANGE, BLUE, GREY, WHITE = HEX(*show.ORANGE), HEX(*show.BLUE), "#767676", "#FFFFFF"
+ORANGE, BLUE, GREY, WHITE = HEX(*shades.ORANGE), HEX(*shades.BLUE), "#767676", "#FFFFFF"
 # What the figures of the notebooks draw with, "black" and "white" beside it.
 PALETTE = {ORANGE, BLUE, GREY, "grey", "black", "white", "#EEEEEE"}
 # Machado, Oliveira and Fernandes 2009, DOI 10.1109/TVCG.2009.113, severity 1.0; they act on linear RGB.
@@ -23,7 +24,7 @@ SIMULATED = {
 TO_XYZ = np.array([[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750],
                    [0.0193339, 0.1191920, 0.9503041]])
 THEMES = [dict(re.findall(r"--(\w+):(#\w+)", block))
-          for block in re.findall(r"\{(--bg[^}]*)\}", show.CSS.replace("\n", ""))]
+          for block in re.findall(r"\{(--bg[^}]*)\}", pages.CSS.replace("\n", ""))]
 
 
 def rgb(colour):
@@ -65,25 +66,25 @@ def test_orange_blue_and_grey_stay_apart_for_every_sight(sight):
 @pytest.mark.parametrize("background", [theme["bg"] for theme in THEMES])
 def test_shades_of_both_signs_stay_apart_for_every_sight(sight, background):
     def shade(share):
-        *tint, opacity = map(float, re.findall(r"[\d.]+", show._rgba(share)))
+        *tint, opacity = map(float, re.findall(r"[\d.]+", shades.rgba(share)))
         return opacity * np.array(tint) / 255 + (1 - opacity) * rgb(background)
     assert all(distance(shade(share), shade(-share), sight) > 75 * share for share in (0.2, 0.5, 1.0))
     assert all(distance(shade(share), background, sight) > 35 for share in (-1.0, 1.0))
-    cmap, norm = show._colours(1.0)
+    cmap, norm = figures.colours(1.0)
     assert background != "#fff" or all(
         np.allclose(cmap(norm(share))[:3], shade(share), atol=0.02) for share in (-1, -0.5, 0.5, 1))
 
 
 def test_curves_of_both_signs_differ_in_dashes_too():
-    positive, negative = show.plot_tail([3.0, 2.0, -1.0, -2.0]).axes[0].lines
+    positive, negative = pictures.plot_tail([3.0, 2.0, -1.0, -2.0]).axes[0].lines
     assert positive.get_linestyle() != negative.get_linestyle() and positive.get_color() != negative.get_color()
 
 
 def test_bars_underlines_and_focus_are_seen_in_both_themes():
     assert len(THEMES) == 2
-    outline = re.search(r"focus-visible\+label\{outline:\d+px solid rgb\(([\d,]+)\)", show.PAGE_CSS)[1]
-    blue, orange = (",".join(map(str, colour)) for colour in (show.BLUE, show.ORANGE))
-    assert outline == blue and f"border-bottom:.16em solid rgb({orange})" in show.CSS
+    outline = re.search(r"focus-visible\+label\{outline:\d+px solid rgb\(([\d,]+)\)", pages.PAGE_CSS)[1]
+    blue, orange = (",".join(map(str, colour)) for colour in (shades.BLUE, shades.ORANGE))
+    assert outline == blue and f"border-bottom:.16em solid rgb({orange})" in pages.CSS
     for theme in THEMES:
         found = [contrast(rgb(colour), rgb(theme[ground])) for colour in (ORANGE, BLUE) for ground in ("bg", "page")]
         assert min(found) >= 3
@@ -108,7 +109,7 @@ def test_lines_of_the_palette_are_seen_on_white():
 
 
 def test_a_layer_strip_is_told_in_words():
-    parsed = Parsed(show.layer_strip({"h.0.c_fc": 1e-3, "h.1.c_fc": -2e-3}))
+    parsed = Parsed(pictures.layer_strip({"h.0.c_fc": 1e-3, "h.1.c_fc": -2e-3}))
     (strip,) = [attributes for _, attributes in parsed.elements if attributes.get("role") == "img"]
     assert all(word in strip["aria-label"] for word in ("by layer", "h.1.c_fc", "-0.00200 nats"))
 
@@ -137,7 +138,7 @@ def opened(browser, tmp_path):
 
     def open_page(**options):
         path = tmp_path / "page.html"
-        show.write_page(result_of(query_of(), query_of(["plain", " story"])), path)
+        pictures.write_page(result_of(query_of(), query_of(["plain", " story"])), path)
         tabs.append(browser.new_page(**options))
         tabs[-1].goto(path.as_uri())
         return tabs[-1]

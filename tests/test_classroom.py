@@ -97,6 +97,7 @@ def test_links_and_files_are_all_in_the_copy(copies):
         for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", words):
             assert (path.parent / target).exists(), target
     every = {path.name for path in copies.rglob("*")}
+    assert {"pages.py", "page.html", "style.css"} <= {path.name for path in (copies / "helpers" / "pictures").iterdir()}
     assert {path.name for path in copies.iterdir()} == {"README.md", "LICENSE", "requirements.txt", "helpers", "data",
                                                         "notebooks"}
     assert not every & {"__pycache__", "TEACHING.md"} and not any(name.startswith(".") for name in every)

@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from helpers import influence, pipeline, show
+from helpers import influence, pictures, pipeline
 from helpers.capture import find_layers
 from helpers.explorer import Explorer, _keep_newest
 from helpers.panel import Panel
@@ -151,7 +151,7 @@ def test_a_result_names_its_methods_and_their_damping(explorer, question):
         assert found["damping"] == explorer.curvatures["ekfac" if method == "tfidf" else method].damping
     assert explorer.curvatures["kfac"].damping != explorer.curvatures["ekfac"].damping
     beside = explorer.result(views["kfac"], views["tfidf"])
-    assert beside["method"] == "kfac, tfidf" and "<dd>kfac, tfidf</dd>" in show.page(beside)
+    assert beside["method"] == "kfac, tfidf" and "<dd>kfac, tfidf</dd>" in pictures.page(beside)
     layer = list(explorer.setting.layers)[0]
     for method in ("kfac", "ekfac"):
         assert beside["damping"][f"{method}: {layer}"] == explorer.curvatures[method].damping[layer]
@@ -284,7 +284,7 @@ def test_rapid_clicks_and_two_panels_at_once(panel, explorer):
 
 
 @pytest.mark.parametrize("room, step", [(influence, "query_gradients"), (influence, "token_scores"),
-                                        (show, "fragment")])
+                                        (pictures, "fragment")])
 def test_an_interrupt_leaves_the_panel_usable(room, step, panel, monkeypatch):
     """Ctrl-C while the question is read, while stories are compared, while the picture is drawn."""
     prompt = f"Once upon a time a frog had {step}"  # asked by no other test: nothing is known of it

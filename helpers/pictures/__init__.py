@@ -1,0 +1,34 @@
+"""Pictures of influence: HTML heatmaps, a standalone page, a terminal table, matplotlib figures.
+
+Everything takes the plain dictionaries of `python -m helpers --json`. Influences are in nats of the
+query's log-probability per extra copy of the training story; positive raises it.
+"""
+from importlib import import_module
+
+from .pages import (
+    display,
+    fragment,
+    layer_strip,
+    page,
+    query_section,
+    sequence_card,
+    spread_picture,
+    token_heatmap,
+    write_page,
+)
+from .text import ALIGNMENTS, UNIT, layer_names, text_table, tracked, visible
+from .values import spread, tail_share
+
+FIGURES = ["plot_layers", "plot_tail", "plot_token_heatmap", "scatter"]
+__all__ = [
+    "ALIGNMENTS", "UNIT", "display", "fragment", "layer_names", "layer_strip", "page",
+    "query_section", "sequence_card", "spread", "spread_picture", "tail_share", "text_table",
+    "token_heatmap", "tracked", "visible", "write_page", *FIGURES,
+]
+
+
+def __getattr__(name):
+    """The figures, when they are first asked for: the terminal does without matplotlib."""
+    if name in FIGURES:
+        return getattr(import_module(f"{__name__}.figures"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

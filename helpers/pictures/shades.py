@@ -1,0 +1,99 @@
+"""Colours and lengths that stand for influences: plain data that the templates and figures draw."""
+import math
+from typing import NamedTuple
+
+from .text import ALIGNMENTS, block_and_matrix, described
+from .values import finite, largest, largest_of_tokens, share_of
+
+ORANGE, BLUE = (230, 97, 1), (40, 110, 220)  # positive, negative: apart in common colour blindness
+OPACITY = 0.68  # of the strongest token: text keeps a contrast of 4.5 on it, in light and in dark
+CLEAR = 0.005  # opacity that is written as 0.00
+FAINT = 0.1  # share of the full shade up to which no negative token is underlined: half the story
+FAINT_ROOT = 0.3  # the same where shades are square roots
+
+
+def colour_of(positive) -> str:
+    return f"rgb{ORANGE if positive else BLUE}"
+
+
+def rgba(share) -> str:
+    """CSS colour for a share of the scale in [-1, 1]: orange, blue if negative; clear at zero."""
+    red, green, blue = ORANGE if share > 0 else BLUE
+    return f"rgba({red},{green},{blue},{OPACITY * abs(share):.2f})"
+
+
+def aligned(tokens, align) -> list[tuple[str, dict | None]]:
+    """(text, token whose influence stands there or None) for every token of a story.
+
+    Raises ValueError for an unknown `align`.
+    """
+    if align not in ALIGNMENTS:
+        raise ValueError(f"align is {align!r}: take 'input' or 'predicted'")
+    texts = [token["token"] for token in tokens]
+    if tokens and tokens[-1].get("predicted"):  # the list stops before the last token of its story
+        texts.append(tokens[-1]["predicted"])
+    sources = [*tokens, None] if align == "input" else [None, *tokens]
+    return list(zip(texts, sources, strict=False))  # the last source may lie beyond the story
+
+
+def shade(influence, scale, root=False, threshold=0.0) -> float:
+    """Share of the full shade in [-1, 1]; 0 below the threshold, small ones lifted by `root`."""
+    share = share_of(influence, scale)
+    if abs(share) < threshold:
+        return 0.0
+    return math.copysign(math.sqrt(abs(share)), share) if root else share
+
+
+class Word(NamedTuple):
+    """A token of a heatmap; `title` is its tooltip, `shade` a CSS colour, or "" for none."""
+    text: str
+    title: str
+    shade: str
+    underlined: bool
+
+
+def heatmap(tokens, align, scale=None, root=False, threshold=0.0) -> list[Word]:
+    """What stands on each token of a story: see `pages.token_heatmap`, with its errors."""
+    own = largest_of_tokens([{"tokens": tokens}])
+    scale = own if scale is None else finite(scale, "scale")
+    faint, words = FAINT_ROOT if root else FAINT, []
+    for text, source in aligned(tokens, align):
+        share = shade(source["influence"], scale, root, threshold) if source else 0.0
+        title = described(source) if source else "no influence stands on this token"
+        colour = rgba(share) if abs(share) * OPACITY >= CLEAR else ""
+        words.append(Word(text, title, colour, underlined=share < -faint))
+    return words
+
+
+def strip(layers) -> dict:
+    """{"strongest": bar or None, "blocks": {label: [bars]}} of influences by layer, in nats.
+
+    A bar: {"name", "influence", "side" and "height" in % from the middle, "colour"}. Raises
+    ValueError on NaN or inf.
+    """
+    scale = max((largest([value], f"layer {name}") for name, value in layers.items()), default=0.0)
+    bars, blocks = {}, {}
+    for name, value in layers.items():
+        share, (block, matrix) = share_of(value, scale), block_and_matrix(name)
+        bars[name] = {"name": name, "influence": value, "side": "top" if share < 0 else "bottom",
+                      "height": f"{50 * abs(share):.0f}", "colour": colour_of(share > 0)}
+        blocks.setdefault(block or matrix, []).append(bars[name])
+    strongest = max(layers, key=lambda name: abs(layers[name]), default=None)
+    return {"strongest": bars.get(strongest), "blocks": blocks}
+
+
+def reach(influence, longest) -> dict:
+    """A card's bar from the middle, right if positive; `longest` (nats) fills its half."""
+    return {"side": "left" if influence >= 0 else "right", "colour": colour_of(influence >= 0),
+            "width": f"{50 * abs(share_of(influence, longest)):.1f}"}
+
+
+def place(distribution, influence) -> dict:
+    """An influence in a `spread`: {"bars": SVG path, "x": in a width of 100, "colour"}."""
+    unit, counts = distribution["unit"], [math.log1p(count) for count in distribution["counts"]]
+    share = math.asinh(influence / unit) / math.asinh(distribution["reach"] / unit)
+    step, tallest = 100 / len(counts), max(counts) or 1
+    bars = "".join(f"M{bin_number * step:.1f} 20v{-18 * count / tallest:.1f}h{step:.1f}V20z"
+                   for bin_number, count in enumerate(counts) if count)
+    return {"bars": bars, "x": f"{50 + 50 * share_of(share, 1.0):.1f}",
+            "colour": colour_of(influence >= 0)}

@@ -1,0 +1,128 @@
+"""Words and numbers as they are shown, and the table of a terminal.
+
+Text of stories is hostile until it went through `visible`, for terminals and figures as for HTML.
+"""
+import re
+import unicodedata
+from bisect import bisect_right
+from itertools import accumulate
+
+UNIT = "nats per extra copy"
+ALIGNMENTS = {"input": "on the token that was read", "predicted": "on the token being predicted"}
+JOINERS = "\u200c\u200d"  # emoji and Persian need them
+COLUMNS = " rank  influence  story         strongest token, in [ ], and what it predicts"
+
+
+def visible(text, newline="⏎\n") -> str:
+    """`text` with invisible and steering characters as ⟨U+202E⟩ and line ends as `newline`."""
+    text = str(text)
+    if text.isprintable():  # nothing of the categories below, as in most words
+        return text
+    return "".join(newline if char == "\n" else _spelt_out(char) for char in text)
+
+
+def _spelt_out(char):
+    """⟨U+202E⟩ for a character that hides or reorders text (Cf) or steers terminals (Cc)."""
+    steering = unicodedata.category(char) in ("Cc", "Cf", "Cs", "Zl", "Zp") and char not in JOINERS
+    return f"⟨U+{ord(char):04X}⟩" if steering else char
+
+
+def signed(value) -> str:
+    """Three significant digits and always a sign."""
+    return f"{value + 0.0:+#.3g}".rstrip(".")  # + 0.0: no minus before zero
+
+
+def named_story(story_id):
+    """A story by its id: "story 12", but not "story story-12"."""
+    return story_id if str(story_id).startswith("story") else f"story {story_id}"
+
+
+def described(token) -> str:
+    """What a tooltip says of one token: its influence in nats, what was read, what it predicts."""
+    predicts = (f"predicts '{visible(token['predicted'], '⏎')}'" if token.get("predicted")
+                else "last token, predicts nothing")
+    read = visible(token["token"], "⏎")
+    return f"influence {signed(token['influence'])} nats · read '{read}' · {predicts}"
+
+
+def strongest_token(tokens) -> int | None:
+    """Place of the token of the largest |influence|, the first of equals; None without tokens."""
+    return max(range(len(tokens)), key=lambda place: abs(tokens[place]["influence"]), default=None)
+
+
+def block_and_matrix(layer) -> tuple[str, str]:
+    """("3", "c_fc") for "transformer.h.3.mlp.c_fc": number of the block (or "") and matrix."""
+    block, matrix = re.search(r"\.(\d+)\.", f".{layer}."), layer.rsplit(".", 1)[-1]
+    return (block[1] if block else "", "" if block and matrix == block[1] else matrix)
+
+
+def layer_names(names) -> list[str]:
+    """"3 c_fc" for "transformer.h.3.mlp.c_fc"; the full names where short ones would be alike."""
+    names = list(names)
+    short = [" ".join(filter(None, block_and_matrix(name))) for name in names]
+    return short if len(set(short)) == len(names) else names
+
+
+def tracked(summary) -> str:
+    """What of a model is tracked, and what is missing; `summary` is "tracked" of the JSON."""
+    share = summary["parameters"] / summary["of"]
+    said = (f"{summary['layers']} layers, {summary['parameters']:,} of the model's "
+            f"{summary['of']:,} parameters ({share:.1%})")
+    return said + (f"; {summary['note']}" if summary["note"] else "")
+
+
+def by_sign(query) -> list[tuple[str, list]]:
+    """(heading, entries): the stories that raise the completion, then those that lower it."""
+    entries = query["influences"]
+    if query.get("method") == "TF-IDF":
+        return [("Stories whose words match best, with their EK-FAC influence", entries)]
+    raises = [entry for entry in entries if entry["influence"] >= 0]
+    lowers = [entry for entry in entries if not entry["influence"] >= 0]
+    return [("Stories that raise the completion's probability", raises),
+            ("Stories that lower it", lowers)]
+
+
+# -- terminals -------------------------------------------------------------------------------------
+
+def text_table(query) -> str:
+    """The top stories as text of at most 100 columns: rank, influence, id, strongest token.
+
+    `query` is one of "queries" of the JSON; its steering characters are spelt out.
+    """
+    prompt, completion = fit(query["prompt"], 50, True).lstrip(), fit(query["completion"], 28)
+    lines = [f"{prompt} →{completion.rstrip()}  (log p = {query['log_prob']:.3f})"]
+    for heading, entries in by_sign(query):
+        lines += ["", f"{heading} ({UNIT})", COLUMNS]
+        lines += map(_row, entries) if entries else [" none among those shown"]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _row(entry):
+    """One story: its numbers, and its strongest token in [ ] between what stands around it."""
+    tokens, top = entry["tokens"], strongest_token(entry["tokens"])
+    strength, snippet = "", ""
+    if top is not None:
+        strength = signed(tokens[top]["influence"])
+        before, after = ("".join(token["token"] for token in side)
+                         for side in (tokens[:top], tokens[top + 1:]))
+        strongest = fit(tokens[top]["token"], 14).rstrip()
+        snippet = f"{fit(before, 28, True)}[{strongest}]{visible(after, '⏎')}"
+    rank, influence = fit(entry["rank"], 5, True), fit(signed(entry["influence"]), 10, True)
+    return (f"{rank} {influence}  {fit(entry['id'], 12)}  "
+            f"{fit(strength, 9, True)}  {fit(snippet, 57)}")
+
+
+def fit(text, width, keep_end=False) -> str:
+    """`text` on one line of exactly `width` columns, cut with … or padded on the side given up."""
+    text = visible(text, "⏎")[::-1 if keep_end else 1]
+    ends = list(accumulate(map(columns, text)))
+    if ends and ends[-1] > width:
+        text = text[:bisect_right(ends, width - 1)] + "…"
+    text += " " * (width - columns(text))
+    return text[::-1] if keep_end else text
+
+
+def columns(text) -> int:
+    """How many columns of a terminal a text fills."""
+    return sum(0 if unicodedata.combining(char) else
+               2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in text)

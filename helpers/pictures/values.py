@@ -1,0 +1,62 @@
+"""Numbers behind the pictures: finite or refused, as shares of a scale, all stories' together."""
+import math
+
+import numpy as np
+
+
+def finite(value, what) -> float:
+    """`value`; raises ValueError, which names `what`, where it is NaN or infinite."""
+    if not math.isfinite(value):
+        raise ValueError(f"{what} is {value}, not a finite number: "
+                         "check the gradients and the damping")
+    return float(value)
+
+
+def largest(influences, what="a token's influence") -> float:
+    """The largest absolute value, 0 where there is none. Raises ValueError on NaN or inf."""
+    return max((abs(finite(value, what)) for value in influences), default=0.0)
+
+
+def largest_of_tokens(entries) -> float:
+    """The largest |influence| of a token of some entries, in nats; ValueError as `largest`."""
+    return largest(token["influence"] for entry in entries for token in entry["tokens"])
+
+
+def share_of(value, scale) -> float:
+    """`value` as a share of the scale, within [-1, 1]; 0 where the scale is 0."""
+    return min(max(value / scale, -1.0), 1.0) if scale else 0.0
+
+
+def finite_array(values, what) -> np.ndarray:
+    """A tensor, array or list as a flat float array; raises ValueError on NaN or inf."""
+    values = values.detach().cpu() if hasattr(values, "detach") else values
+    values = np.asarray(values, dtype=float).ravel()
+    if not np.isfinite(values).all():
+        raise ValueError(f"{what} holds {np.sum(~np.isfinite(values))} values that are not finite")
+    return values
+
+
+def spread(scores, bins=48) -> dict:
+    """Distribution of all stories' influences `(N,)`, nats per extra copy, for `spread_picture`.
+
+    `{"unit": u, "reach": r, "counts": [bins]}`, with bins even in asinh(score / u), which is linear
+    around zero and logarithmic far out; u is the median |score|, r the largest. Raises ValueError
+    on NaN or inf.
+    """
+    scores = finite_array(scores, "scores")
+    unit = float(np.median(np.abs(scores))) or 1.0
+    reach = float(np.abs(scores).max(initial=0.0)) or 1.0
+    ends = np.arcsinh(reach / unit)
+    counts, _ = np.histogram(np.arcsinh(scores / unit), bins, (-ends, ends))
+    return {"unit": unit, "reach": reach, "counts": counts.tolist()}
+
+
+def tail_share(scores, top=0.01) -> float:
+    """Share of all positive influence that the highest `top` of the scores `(N,)` carry.
+
+    The paper's figure on the tail shows it. Raises ValueError on NaN or inf.
+    """
+    scores = np.sort(finite_array(scores, "scores"))[::-1]
+    positive = np.maximum(scores, 0)
+    highest = positive[:math.ceil(top * len(scores))]
+    return float(highest.sum() / positive.sum()) if positive.any() else 0.0

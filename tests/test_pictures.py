@@ -1,0 +1,404 @@
+"""Pictures: hostile text stays text, values stand on the right token, pages and figures draw."""
+import io
+import itertools
+import math
+import os
+import re
+import subprocess
+import sys
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from builders import (
+    HOSTILE_TOKENS,
+    ROOT,
+    Parsed,
+    contrast,
+    entry_of,
+    query_of,
+    result_of,
+    tokens_of,
+)
+
+from helpers import pictures
+from helpers.pictures import figures, pages, shades
+from helpers.pictures.text import columns
+from helpers.stories import InputError
+
+ALLOWED = {"bdi": {"class", "dir", "style"}, "span": {"title", "style"}, "br": set()}
+
+
+def alpha(attributes):
+    found = re.search(r"rgba\((\d+),(\d+),(\d+),([\d.]+)\)", attributes.get("style", ""))
+    return (tuple(map(int, found.groups()[:3])), float(found[4])) if found else (None, 0.0)
+
+
+# -- text ------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("align", pictures.ALIGNMENTS)
+@pytest.mark.parametrize("texts", [*([text] for text in HOSTILE_TOKENS), HOSTILE_TOKENS,
+                                   list("<script>alert(1)</script>"), ["�", "�", " ok"]])
+def test_heatmap_shows_story_text_and_nothing_else(texts, align):
+    source = pictures.token_heatmap(tokens_of(texts, np.linspace(-1, 1, len(texts))), align)
+    parsed = Parsed(source)
+    assert all(set(attrs) <= ALLOWED[tag] for tag, attrs in parsed.elements)
+    assert parsed.text == pictures.visible("".join(texts), "⏎")
+    assert len(parsed.spans) == len(texts)
+    assert sum(tag == "br" for tag, _ in parsed.elements) == "".join(texts).count("\n")
+    _, attributes = parsed.elements[0]
+    assert attributes["dir"] == "auto" and "unicode-bidi:isolate" in attributes["style"]
+    source.encode("utf-8")
+
+
+def test_visible_spells_out_steering_characters_and_keeps_the_rest():
+    shown = pictures.visible("a\x00\x1b\u202e\n\ud800\x9b")
+    assert shown == "a⟨U+0000⟩⟨U+001B⟩⟨U+202E⟩⏎\n⟨U+D800⟩⟨U+009B⟩"
+    for plain in ("Iâ€™m <b> & Ã©", "👨\u200d👩\u200d👧 é e\u0301", "مرحبا"):
+        assert pictures.visible(plain) == plain
+
+
+def test_page_holds_no_foreign_element_and_all_text():
+    source = pictures.page(result_of(query_of(), query_of(["plain", " story"])))
+    parsed = Parsed(source)
+    names = {tag for tag, _ in parsed.elements}
+    assert not names & {"script", "img", "iframe", "link", "object", "form", "u", "svg"}
+    assert [a for t, a in parsed.elements if t == "h1"] == [{}] and source.count("<style>") == 1
+    assert not any(k.startswith("on") or k == "src" for _, attrs in parsed.elements for k in attrs)
+    assert all(a["href"] in ("#q1", "#q2") for t, a in parsed.elements if t == "a")
+    assert pictures.visible("".join(HOSTILE_TOKENS), "⏎") in parsed.text
+    assert all(text in parsed.text for text in ("<b>id</b>", "<u>old</u>", "<model>⟨U+001B⟩"))
+    policy = [attributes["content"] for _, attributes in parsed.elements
+              if attributes.get("http-equiv") == "Content-Security-Policy"]
+    assert policy == ["default-src 'none'; style-src 'unsafe-inline'"]
+    assert "url(" not in source and "@import" not in source
+
+
+def test_what_no_template_filters_is_escaped_all_the_same():
+    (token,) = tokens_of(["a"], [1.0])
+    entry = entry_of(["a"], [1.0]) | {"tokens": [token | {"position": "<i>"}]}
+    card = pictures.sequence_card(entry, longest=1.0)
+    assert "<td>&lt;i&gt;</td>" in card
+
+
+def test_blanks_of_templates_stay_out_of_stories():
+    """Their lines and indentation are not output; a story's own are."""
+    source = pictures.page(result_of(query_of(["a\n", "\n  b"])))
+    assert source.count("\n") == 2 + len((pages.CSS + pages.PAGE_CSS).splitlines())
+    assert "  b</span>" in source and "> <" not in source
+
+
+def test_the_terminal_does_without_matplotlib():
+    code = ("import sys; from helpers import pictures; print('matplotlib' in sys.modules); "
+            "pictures.scatter; print('matplotlib' in sys.modules)")
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.split() == ["False", "True"], done.stderr
+    with pytest.raises(AttributeError, match="no attribute 'plot'"):
+        pictures.plot  # noqa: B018
+
+
+# -- values ----------------------------------------------------------------------------------------
+
+def test_alignment_shifts_by_one():
+    texts, values = ["The", " egg", " is", " old"], [0.25, -1.0, 0.5, 0.0]
+    read = Parsed(pictures.token_heatmap(tokens_of(texts, values))).spans
+    predicted = Parsed(pictures.token_heatmap(tokens_of(texts, values), "predicted")).spans
+    assert [s[0] for s in read] == [s[0] for s in predicted] == texts
+    tints = [alpha(s[1]) for s in read]
+    assert [alpha(s[1]) for s in predicted] == [(None, 0.0)] + tints[:-1]
+    assert [a for _, a in tints] == [round(shades.OPACITY * abs(v), 2) for v in values]
+    assert "influence" not in predicted[0][1]["title"].replace("no influence", "")
+    assert read[1][1]["title"] == predicted[2][1]["title"]
+    assert read[1][1]["title"] == "influence -1.00 nats · read ' egg' · predicts ' is'"
+    with pytest.raises(ValueError, match="align"):
+        pictures.token_heatmap(tokens_of(texts, values), "output")
+
+
+def test_story_cut_before_its_last_token_keeps_the_last_prediction():
+    tokens = tokens_of(["a", " b", " c"], [0.0, 1.0, 0.0])[:2]
+    for align, where in (("input", 1), ("predicted", 2)):
+        spans = Parsed(pictures.token_heatmap(tokens, align)).spans
+        assert [s[0] for s in spans] == ["a", " b", " c"]
+        assert [alpha(s[1])[1] > 0 for s in spans] == [i == where for i in range(3)]
+
+
+def test_sign_is_in_colour_title_and_underline():
+    tokens = tokens_of(["a", "b", "c", "d"], [1e-3, -1e-3, 0.0, -0.0])
+    spans = Parsed(pictures.token_heatmap(tokens)).spans
+    assert [alpha(s[1])[0] for s in spans] == [shades.ORANGE, shades.BLUE, None, None]
+    assert ["underline" in s[1].get("style", "") for s in spans] == [False, True, False, False]
+    assert [s[1]["title"].split()[1] for s in spans] == ["+0.00100", "-0.00100", "+0.00", "+0.00"]
+
+
+def test_scale_is_shared_and_clipped():
+    tokens = tokens_of(["a", "b", "c"], [1.0, -4.0, 0.0])
+    for scale, expected in ((2.0, [0.34, 0.68, 0.0]), (None, [0.17, 0.68, 0.0])):
+        spans = Parsed(pictures.token_heatmap(tokens, scale=scale)).spans
+        assert [alpha(attributes)[1] for _, attributes in spans] == expected
+    weak, strong = entry_of(["x", "y"], [1e-3, 0.0]), entry_of(["x", "y"], [4e-3, 0.0])
+    section = pictures.query_section({"prompt": "p", "completion": "c", "log_prob": -1.0,
+                                      "influences": [weak, strong]})
+    assert [alpha(s[1])[1] for s in Parsed(section).spans if s[0] == "x"] == [0.17, 0.68]
+    assert "+0.00400" in section and "-0.00400" in section
+
+
+def test_all_zero_and_empty_do_not_break():
+    zero = entry_of(["a", " b"], [0.0, 0.0])
+    source = pictures.page(result_of(query_of(influences=[zero])))
+    assert "nan" not in Parsed(source).text.lower()
+    assert "nan" not in pictures.layer_strip(zero["layers"])
+    assert Parsed(pictures.token_heatmap([])).text == ""
+    empty = query_of(influences=[])
+    assert "None among those shown" in pictures.query_section(empty)
+    assert "none among" in pictures.text_table(empty)
+    assert "nan" not in pictures.text_table(query_of(influences=[zero]))
+    pictures.plot_token_heatmap([zero]), pictures.plot_layers([zero])
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_not_finite_is_refused(bad):
+    with pytest.raises(ValueError, match="not a finite number"):
+        pictures.token_heatmap(tokens_of(["a", "b"], [bad, 0.0]))
+    with pytest.raises(ValueError, match="not a finite number"):
+        pictures.sequence_card(entry_of(["a"], [0.0], influence=bad, layers={"a": 0.0}))
+    with pytest.raises(ValueError, match="h.0.mlp"):
+        pictures.layer_strip({"h.0.mlp": bad})
+    with pytest.raises(ValueError, match="not finite"):
+        pictures.plot_tail([1.0, bad])
+
+
+def test_layer_strip_bars_point_the_right_way():
+    layers = {"transformer.h.0.mlp.c_fc": 2e-3, "transformer.h.0.mlp.c_proj": -1e-3,
+              "model.layers.11.up_proj": 0.0, "head": 1e-3}
+    parsed = Parsed(pictures.layer_strip(layers))
+    bars = [a["style"] for t, a in parsed.elements if t == "i"]
+    assert [bar.split(";")[:2] for bar in bars] == [
+        ["bottom:50%", "height:50%"], ["top:50%", "height:25%"],
+        ["bottom:50%", "height:0%"], ["bottom:50%", "height:25%"]]
+    assert parsed.text == "011head"
+    titles = [a["title"] for t, a in parsed.elements if a.get("class") == "tw-bar"]
+    assert titles[1] == "transformer.h.0.mlp.c_proj: -0.00100 nats"
+
+
+def test_card_says_rank_id_sign_and_unit():
+    text = Parsed(pictures.sequence_card(entry_of(["a", " b"], [-2e-3, 0.0], rank=7, id="42"))).text
+    said = ("#7", "-0.00200nats per extra copy", "story 42", "predicts ' b'")
+    assert all(words in text for words in said)
+
+
+def test_names_are_as_short_as_they_may_be():
+    full = ["transformer.h.0.mlp.c_fc", "transformer.h.11.mlp.c_proj", "head"]
+    assert pictures.layer_names(full) == ["0 c_fc", "11 c_proj", "head"]
+    alike = ["encoder.h.0.c_fc", "decoder.h.0.c_fc"]
+    assert pictures.layer_names(alike) == alike
+    text = Parsed(pictures.sequence_card(entry_of(["a"], [1e-3], id="story-2657"))).text
+    assert "story-2657" in text and "story story" not in text
+
+
+@pytest.mark.parametrize("theme", [0, 1])
+def test_text_is_readable_on_every_shade(theme):
+    def colour(name):
+        digits = re.findall(rf"--{name}:#(\w+)", pages.CSS)[theme]
+        pairs = re.findall("..", digits) if len(digits) == 6 else [2 * digit for digit in digits]
+        return [int(pair, 16) / 255 for pair in pairs]
+    for share in np.linspace(-1, 1, 81):
+        tint, opacity = alpha({"style": shades.rgba(share)})
+        shade = [opacity * channel / 255 + (1 - opacity) * ground
+                 for channel, ground in zip(tint, colour("bg"), strict=True)]
+        assert contrast(shade, colour("fg")) >= 4.5, share
+    for text, ground in itertools.product(("fg", "soft"), ("bg", "page")):
+        assert contrast(colour(text), colour(ground)) >= 4.5
+
+
+# -- files and notebooks ---------------------------------------------------------------------------
+
+def test_write_page_is_atomic(tmp_path, monkeypatch):
+    path = tmp_path / "out.html"
+    pictures.write_page(result_of(), path)
+    first = path.read_text(encoding="utf-8")
+    assert first == pictures.page(result_of()) and os.listdir(tmp_path) == ["out.html"]
+    with pytest.raises(ValueError):
+        pictures.write_page(result_of(query_of(log_prob=math.nan)), path)
+
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+    monkeypatch.setattr("os.replace", fail)
+    with pytest.raises(InputError, match="cannot write .*No space left"):
+        pictures.write_page(result_of(), path)
+    assert path.read_text(encoding="utf-8") == first and os.listdir(tmp_path) == ["out.html"]
+
+
+def test_write_page_where_it_cannot(tmp_path):
+    (tmp_path / "folder").mkdir()
+    for path in (tmp_path / "missing" / "x.html", tmp_path / "folder"):
+        with pytest.raises(InputError, match="cannot write") as caught:
+            pictures.write_page(result_of(), path)
+        assert "\n" not in str(caught.value)
+    assert os.listdir(tmp_path) == ["folder"]
+
+
+def test_display_brings_its_style():
+    data = pictures.display(query_of(), "predicted").data
+    assert data.startswith("<style>") and "<script" not in data
+    assert "on the token being predicted" in data
+
+
+# -- terminal --------------------------------------------------------------------------------------
+
+def test_text_table_is_narrow_plain_and_complete():
+    for text in [*HOSTILE_TOKENS, "漢字" * 60, "😀" * 90]:
+        table = pictures.text_table(query_of([text, " then", text]))
+        assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", table)
+        assert max(map(columns, table.split("\n"))) <= 100
+    lines = pictures.text_table(query_of()).split("\n")
+    good = next(line for line in lines if "Bramble" in line)
+    assert good.split()[:4] == ["1", "+0.00260", "17", "+0.00200"] and "in[ the] windmill." in good
+
+    def line_with(words):
+        return next(number for number, line in enumerate(lines) if words in line)
+    assert line_with("that raise") < lines.index(good) < line_with("that lower")
+    assert line_with("that lower") < line_with("-0.00200")
+
+
+# -- figures ---------------------------------------------------------------------------------------
+
+def drawn(fig):
+    """Pixels of the PNG; a missing glyph, and a layout that does not fit, are errors."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "(Glyph|.*layout)")
+        buffer = io.BytesIO()
+        fig.savefig(buffer, format="png", dpi=80)
+    import matplotlib.image
+    pixels = matplotlib.image.imread(io.BytesIO(buffer.getvalue()))
+    assert buffer.getvalue()[:4] == b"\x89PNG" and pixels[..., :3].std() > 0.01
+    texts = fig.findobj(lambda artist: hasattr(artist, "get_fontsize"))
+    sizes = [text.get_fontsize() for text in texts]
+    assert fig.get_figwidth() <= 8 and min(sizes) >= 9
+    return pixels
+
+
+@pytest.mark.parametrize("align", pictures.ALIGNMENTS)
+def test_plot_token_heatmap(align):
+    words = ["One", " day", " the", " wind", "mill"] * 12 + ["."]
+    values = [0.0, 0.0, 2e-3, 0.0, -1e-3] * 12 + [0.0]
+    hostile = np.linspace(-1e-3, 1e-3, len(HOSTILE_TOKENS))
+    entries = [entry_of(words, values), entry_of(HOSTILE_TOKENS, hostile, rank=2)]
+    fig = pictures.plot_token_heatmap(entries, align)
+    drawn(fig)
+    ax, bar = fig.axes
+    label = bar.get_xlabel().replace("\n", " ")
+    assert "nats per extra copy" in label and pictures.ALIGNMENTS[align] in label
+    texts = [t for t in ax.texts if t.get_position()[1] < 19 * 5]
+    assert [t.get_text().strip() for t in texts[1:6]] == [w.strip() for w in words[:5]]
+    plain = [text for text in ax.texts if text.get_weight() != "bold"]
+    orange = {text.get_text().strip() for text, patch in zip(plain, ax.patches, strict=True)
+              if patch.get_facecolor()[0] > patch.get_facecolor()[2] + 0.3}
+    assert orange & {"the", "wind"} == {"the" if align == "input" else "wind"}
+    assert "".join(t.get_text() for t in ax.texts).count("W") == 400
+    assert not any(t.get_parse_math() for t in ax.texts)  # a story's dollars are no formula
+    own = hasattr(fig.canvas, "get_renderer")
+    renderer = fig.canvas.get_renderer() if own else fig._get_renderer()
+    extents = [t.get_window_extent(renderer) for t in ax.texts]
+    assert max(extent.x1 for extent in extents) <= fig.bbox.x1
+    assert min(extent.y0 for extent in extents) >= bar.get_window_extent().y1
+
+
+def test_heatmap_words_stay_whole_and_do_not_overlap():
+    words = ["A", " ext", "ra", "ordin", "ary", " thing"] * 20
+    placed = figures.wrapped([(w, None) for w in words], lambda text: 6.0 * len(text), 200)
+    lines = {}
+    for line, x, wide, text, _ in placed:
+        lines.setdefault(line, []).append((x, wide, text))
+    for pieces in lines.values():
+        assert all(a[0] + a[1] <= b[0] + 1e-9 for a, b in itertools.pairwise(pieces))
+        assert pieces[-1][0] + pieces[-1][1] <= 200
+        line = "".join(text for _, _, text in pieces)
+        assert re.fullmatch(r"( ?(A|thingA|thing|extraordinary))+", line), pieces
+    cells = [("a\nb", None), (" c\n\n", None), ("d", None)]
+    assert [line for line, *_ in figures.wrapped(cells, len, 50)] == [0, 1, 1, 2, 3]
+
+
+def test_heatmap_in_a_given_axes_grows_its_figure():
+    import matplotlib.pyplot as plt
+    fig, axes = plt.subplots(1, 2, figsize=(8, 2))
+    assert pictures.plot_token_heatmap([entry_of([" word"] * 120, [1e-3] * 120)], ax=axes[0]) is fig
+    drawn(fig)
+    assert fig.get_figheight() > 4
+    heights = [text.get_position()[1] for text in axes[0].texts]
+    assert min(heights) >= 0 and max(heights) <= axes[0].get_ylim()[0]
+    plt.close(fig)
+
+
+def test_plot_layers_shows_every_layer_and_sign():
+    layers = [{"h.0.c_fc": rank, "h.0.c_proj": -rank, "h.1.c_fc": 0.0} for rank in (1, 2)]
+    fig = pictures.plot_layers([entry_of(["a", "b"], [1e-3, 0.0], rank=rank, layers=own)
+                                for rank, own in enumerate(layers, 1)])
+    drawn(fig)
+    assert [t.get_text() for t in fig.axes[0].get_xticklabels()] == ["0 c_fc", "0 c_proj", "1 c_fc"]
+    assert [t.get_text() for t in fig.axes[0].texts] == ["+", "−", "", "+", "−", ""]
+    many = {f"model.layers.{i}.up": float(i - 40) for i in range(90)}
+    drawn(pictures.plot_layers([entry_of(["a"], [1.0], id="😀\x1b", layers=many)]))
+    with pytest.raises(ValueError, match="no entries"):
+        pictures.plot_layers([])
+
+
+def test_plot_tail_states_the_share_of_the_top_percent():
+    # 1% of 200 are 2, which carry 98 of 100
+    scores = torch.cat([torch.full((2,), 49.0), torch.ones(2), -torch.ones(196)])
+    assert pictures.tail_share(scores) == pytest.approx(0.98)
+    fig = pictures.plot_tail(scores)
+    drawn(fig)
+    (ax,) = fig.axes
+    assert "98%" in ax.get_title() and [len(line.get_xdata()) for line in ax.lines] == [4, 196]
+    assert ax.get_xscale() == ax.get_yscale() == "log"
+    for odd in ([0.0] * 5, [-1.0] * 5):
+        assert pictures.tail_share(odd) == 0.0 and drawn(pictures.plot_tail(odd)) is not None
+
+
+def test_scatter_states_pearson():
+    x = np.random.default_rng(0).normal(size=50)
+    fig = pictures.scatter(torch.tensor(x), x ** 3, "ours", "theirs", "Parity")
+    drawn(fig)
+    title = fig.axes[0].get_title()
+    assert f"{np.corrcoef(x, x ** 3)[0, 1]:.3f}" in title and "Parity" in title
+    assert len(fig.axes[0].collections[0].get_offsets()) == 50
+    assert "undefined" in pictures.scatter([1, 1], [1, 2]).axes[0].get_title()
+    with pytest.raises(ValueError, match="one y for every x"):
+        pictures.scatter([1, 2], [1])
+
+
+# -- a real browser --------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_page_in_chromium(browser, tmp_path, scheme):
+    path = tmp_path / "page.html"
+    pictures.write_page(result_of(query_of(), query_of(["مرحبا", " \u202eab", " 😀"])), path)
+    tab = browser.new_page(viewport={"width": 390, "height": 844}, color_scheme=scheme)
+    requests, problems = [], []
+    tab.on("request", lambda request: requests.append(request.url))
+    tab.on("console", lambda message: problems.append(message.text))
+    tab.on("pageerror", lambda error: problems.append(str(error)))
+    tab.goto(path.as_uri())
+    assert requests == [path.as_uri()] and problems == []
+    foreign = "[typeof window.pwned, document.scripts.length, document.images.length]"
+    assert tab.evaluate(foreign) == ["undefined", 0, 0]
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 390
+    assert tab.locator("article").count() == 4 and tab.locator("h1").count() == 1
+
+    def shown():
+        view = tab.locator("article").first.locator(".tw-view:visible")
+        colours = "spans => spans.map(span => getComputedStyle(span).backgroundColor)"
+        return view.count(), view.locator("span").evaluate_all(colours)
+    count, read = shown()
+    tab.locator("label", has_text="being predicted").click()
+    count_after, predicted = shown()
+    assert count == count_after == 1 and predicted[1:] == read[:-1] and len(set(read)) > 2
+    tab.keyboard.press("ArrowLeft")  # the radios take the keyboard too
+    assert shown()[1] == read
+    text = tab.locator("article").nth(1).locator(".tw-input .tw-text")
+    assert text.evaluate("e => e.textContent") == pictures.visible("".join(HOSTILE_TOKENS), "⏎")
+    dark = tab.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (sum(map(int, re.findall(r"\d+", dark))) < 150) == (scheme == "dark")
+    assert text.evaluate("e => getComputedStyle(e).unicodeBidi") == "isolate"
+    tab.close()
