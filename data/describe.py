@@ -11,7 +11,8 @@ import torch
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent)]
-from helpers.stories import complete, load_model, load_stories, tokenise
+from helpers.sources import complete, load_model, load_stories
+from helpers.stories import tokenise
 from make_stories import figures
 
 FILES = ("stories.jsonl", "validation.jsonl", "planted_facts.json", "model/model.safetensors", "model/tokenizer.json",

@@ -37,13 +37,15 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 from helpers import processes
 from helpers.capture import backward_pass, find_layers
-from helpers.curvature import EKFAC, as_blocks, corrected, covariances, eigenvectors, sampled_labels
-from helpers.files import save_tensors, save_text
+from helpers.curvature import EKFAC, corrected, covariances, factors, sampled_labels
+from helpers.terminal.kept import as_blocks
+from helpers.sources.files import save_tensors, save_text
 from helpers.influence import query_gradients, sequence_scores, tokenwise, top_indices
-from helpers.pipeline import Setting, explain_indexed
-from helpers.search import Index, low_rank, low_rank_token_scores
-from helpers.stories import (IGNORE, Query, batches, encode_query, fused_attention, load_model, load_stories, sequence_loss,
-                             tokenise)
+from helpers.terminal import Setting, explain_indexed
+from helpers.search import low_rank, low_rank_token_scores
+from helpers.terminal import Index
+from helpers.sources import load_model, load_stories
+from helpers.stories import IGNORE, Query, batches, encode_query, sequence_loss, tokenise
 
 REAL = ROOT.parent / "shared" / "real"
 PARTS = ("default", "real", "1M", "growth", "terminal", "profile")

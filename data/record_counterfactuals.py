@@ -13,10 +13,10 @@ from pathlib import Path
 import torch
 from record_planted import HERE, MADE_FROM, begin, staged
 
-from helpers.files import save_record
+from helpers.sources.records import save_record
 from helpers.influence import input_token_influence, loss_slopes, query_gradients, sequence_scores, tokenwise
-from helpers.measure import load_planted
-from helpers.pipeline import fit
+from helpers.sources import load_planted
+from helpers.terminal import fit
 from helpers.stories import Query, batches, encode_query
 
 SEED, FITTED, DRAWS = 0, 300, 2

@@ -21,9 +21,10 @@ from record_planted import HERE, MADE_FROM
 from torch.utils.data import Dataset
 
 from helpers.capture import find_layers
-from helpers.files import save_record
-from helpers.measure import load_planted, rows_of
-from helpers.stories import Query, encode_query, load_model, load_stories, tokenise
+from helpers.sources.records import save_record
+from helpers.sources import load_planted, rows_of
+from helpers.sources import load_model, load_stories
+from helpers.stories import Query, encode_query, tokenise
 
 DAMPING = 1e-3
 ITEMS, TEACHERS, OPPONENTS = ("keep-0", "eat-1", "sleep-1"), 5, 3

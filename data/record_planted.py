@@ -20,13 +20,17 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
 from helpers.capture import find_layers  # noqa: E402
-from helpers.curvature import EKFAC, KFAC, Identity, load_blocks, save_blocks  # noqa: E402
-from helpers.files import save_record, save_tensors, sha256  # noqa: E402
+from helpers.curvature import EKFAC, KFAC, Identity  # noqa: E402
+from helpers.terminal.kept import load_blocks, save_blocks  # noqa: E402
+from helpers.sources.files import save_tensors  # noqa: E402
+from helpers.sources.records import save_record, sha256  # noqa: E402
 from helpers.influence import query_gradients, sequence_scores, tokenwise  # noqa: E402
-from helpers.measure import load_planted  # noqa: E402
-from helpers.pipeline import Setting, fit_now, fit_sample  # noqa: E402
+from helpers.sources import load_planted  # noqa: E402
+from helpers.pipeline import fit_now  # noqa: E402
+from helpers.terminal import Setting, fit_sample  # noqa: E402
 from helpers.search import tfidf_scores  # noqa: E402
-from helpers.stories import Query, encode_query, load_model, load_stories, tokenise  # noqa: E402
+from helpers.sources import load_model, load_stories  # noqa: E402
+from helpers.stories import Query, encode_query, tokenise  # noqa: E402
 
 SEED, FITTED = 0, 2000
 KINDS = ("teachers", "opponents", "bystanders")

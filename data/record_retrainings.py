@@ -22,8 +22,9 @@ from tqdm import tqdm
 
 from helpers import curvature, influence, pipeline, retrain, search
 from helpers.capture import find_layers
-from helpers.files import save_record, sha256
-from helpers.stories import Query, encode_query, load_model, load_stories, tokenise
+from helpers.sources.records import save_record, sha256
+from helpers.sources import load_model, load_stories
+from helpers.stories import Query, encode_query, tokenise
 
 RECIPES = {"fine": retrain.Recipe(), "scratch": retrain.Recipe(rate=3e-3)}
 SUBSETS, SEEDS = 64, {"fine": 4, "scratch": 2}

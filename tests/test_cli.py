@@ -16,7 +16,9 @@ from safetensors.torch import load_file
 from helpers import pipeline
 from helpers.__main__ import build_parser, out_of_memory
 from helpers.capture import find_layers
-from helpers.stories import DATA, InputError, load_stories, tokenise
+from helpers.sources import load_stories
+from helpers.sources.files import DATA
+from helpers.stories import InputError, tokenise
 
 KEYS = ["model", "stories", "method", "n_train", "unit", "damping", "tracked", "queries"]
 ENTRY_KEYS = ["rank", "index", "id", "text", "influence", "layers", "tokens"]

@@ -9,8 +9,8 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 from helpers.capture import Capture, find_layers, shape
-from helpers.curvature import (EKFAC, KFAC, Identity, cache_key, corrected, covariances, fit_blocks,
-                               load_blocks, model_key, pseudo_gradients, sampled_labels, save_blocks)
+from helpers.curvature import EKFAC, KFAC, Identity, corrected, covariances, fit_blocks, pseudo_gradients, sampled_labels
+from helpers.terminal.kept import cache_key, load_blocks, model_key, save_blocks
 from helpers.stories import Batch, InputError, batches
 
 

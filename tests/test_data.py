@@ -11,7 +11,8 @@ from itertools import chain
 import pytest
 from builders import ROOT
 
-from helpers.stories import complete, load_model, load_stories, tokenise
+from helpers.sources import complete, load_model, load_stories
+from helpers.stories import tokenise
 
 DATA = ROOT / "data"
 HEROES = {"Bramble", "Pip", "Tilly", "Otto", "Wren", "Hugo", "Fern"}

@@ -7,8 +7,8 @@ from builders import language_model_fisher, random_ids, relative, tiny_model
 from torch import nn
 
 from helpers.capture import find_layers
-from helpers.curvature import (EKFAC, KFAC, BlockDiagonal, Dense, Diagonal, GaussNewton, Hessian, Identity,
-                               as_parameters, conjugate_gradients, flatten, lissa, pseudo_gradients, unflatten, weights)
+from helpers.curvature import EKFAC, KFAC, Diagonal, Identity, pseudo_gradients
+from helpers.exact import BlockDiagonal, Dense, GaussNewton, Hessian, as_parameters, conjugate_gradients, flatten, neumann, unflatten, weights
 from helpers.stories import batches, logits_of, vector_batch
 
 DAMPING = 0.05

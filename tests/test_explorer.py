@@ -13,8 +13,9 @@ import torch
 from helpers import influence, pictures, pipeline
 from helpers.capture import find_layers
 from helpers.explorer import Explorer, _keep_newest
-from helpers.panel import Panel
-from helpers.stories import Corpus, InputError, Story, load_model, load_stories, tokenise
+from helpers.explorer import Panel
+from helpers.sources import load_model, load_stories
+from helpers.stories import Corpus, InputError, Story, tokenise
 
 EVIL = '<img src=x onerror="alert(1)"><script>alert(2)</script> &amp; \u202eevil\x00 مرحبا 🐸 </bdi></article>'
 PROMPT = "It was raining, and the frog said thank you"

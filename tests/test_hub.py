@@ -23,7 +23,8 @@ CLI = ("a fox", "--completion", " fox", "--cache", "none", "--device", "cpu", "-
 PROBE = """
 import contextlib, io, json, os, sys, urllib.error, urllib.request
 from helpers.__main__ import main
-from helpers.stories import InputError, load_model, load_stories
+from helpers.sources import load_model, load_stories
+from helpers.stories import InputError
 
 
 def sums(name):

@@ -9,8 +9,7 @@ from torch import nn
 
 from helpers.capture import backward_pass, find_layers
 from helpers.curvature import EKFAC, KFAC, Identity
-from helpers.influence import (input_token_influence, loss_slopes, other_tokens, query_gradients, sequence_scores,
-                               shift_to_predicted, token_scores, tokenwise, top_indices)
+from helpers.influence import input_token_influence, loss_slopes, other_tokens, query_gradients, sequence_scores, shift_to_predicted, token_scores, tokenwise, top_indices
 from helpers.stories import InputError, batches
 
 

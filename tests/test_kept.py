@@ -265,7 +265,7 @@ FORKED = """
 import glob, json, os, signal, sys, time
 from helpers import curvature, files, search
 from helpers.__main__ import main
-from helpers.pipeline import load_model
+from helpers.sources import load_model
 files.Checkpoint.every, search.PART = 0, 8
 groups = json.loads(sys.argv[1])
 load_model(sys.argv[2], "cpu")  # what it imports, all have

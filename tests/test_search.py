@@ -16,8 +16,10 @@ from safetensors.torch import load_file, save_file
 
 from helpers import curvature, influence, pipeline, search
 from helpers.capture import backward_pass, find_layers
-from helpers.search import Index, low_rank, low_rank_token_scores, products, quantise
-from helpers.stories import Corpus, InputError, Query, Story, batches, fused_attention, load_model, tokenise
+from helpers.search import low_rank, low_rank_token_scores, products, quantise
+from helpers.terminal import Index
+from helpers.sources import load_model
+from helpers.stories import Corpus, InputError, Query, Story, batches, tokenise
 
 FROM_DATA = partial(curvature.pseudo_gradients, labels="data")
 

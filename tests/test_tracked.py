@@ -8,7 +8,7 @@ from torch import nn
 
 from helpers.capture import backward_pass, find_layers
 from helpers.stories import batches
-from helpers.tracked import share, track
+from helpers.sources import share, track
 
 
 class Mlp(nn.Module):

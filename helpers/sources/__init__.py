@@ -2,10 +2,12 @@
 
 Whatever a user can get wrong raises InputError, one line that says what is wrong and what to do.
 """
+from .attention import fuse
 from .layers import Tracked, share, track
 from .models import context_length, load_model
 from .records import load_planted, load_record, rows_of
 from .texts import complete, load_queries, load_stories, read_corpus, read_query
 
-__all__ = ["Tracked", "complete", "context_length", "load_model", "load_planted", "load_queries",
-           "load_record", "load_stories", "read_corpus", "read_query", "rows_of", "share", "track"]
+__all__ = ["Tracked", "complete", "context_length", "fuse", "load_model", "load_planted",
+           "load_queries", "load_record", "load_stories", "read_corpus", "read_query", "rows_of",
+           "share", "track"]

@@ -28,19 +28,20 @@ LENGTHS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "se
            "max_target_positions")
 
 
-def load_model(name="default", device="auto", precision="float32"):
+def load_model(name="default", device="auto", precision="float32", fused=True):
     """(model, tokenizer): the causal LM `name`, in eval mode.
 
     `name` is "default" (data/model), a folder in the Hugging Face layout, or a Hub id; `device` is
-    auto, cpu, cuda or mps; `precision` float32 or bfloat16. Code that comes with a model is never
-    run. Raises InputError.
+    auto, cpu, cuda or mps; `precision` float32 or bfloat16. A GPT-Neo gets PyTorch's fused
+    attention unless `fused` is False. Code that comes with a model is never run. Raises InputError.
     """
     device = _device(device)
     with quiet():
         folder = _model_folder(name)
         model = _load_weights(folder, name)
         tokenizer = _load_tokenizer(folder, name, model)
-        fuse(model)
+        if fused:
+            fuse(model)
         _check_model(model, name)
         return model.to(device, getattr(torch, precision)), tokenizer
 
