@@ -9,7 +9,16 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 from helpers.capture import Capture, find_layers, shape
-from helpers.curvature import EKFAC, KFAC, Identity, corrected, covariances, fit_blocks, pseudo_gradients, sampled_labels
+from helpers.curvature import (
+    EKFAC,
+    KFAC,
+    Identity,
+    corrected,
+    covariances,
+    pseudo_gradients,
+    sampled_labels,
+    second_moments,
+)
 from helpers.terminal.kept import cache_key, load_blocks, model_key, save_blocks
 from helpers.stories import Batch, InputError, batches
 
@@ -19,7 +28,7 @@ def one_token_batch(inputs, targets, index):
     return Batch(index, inputs, torch.ones(len(inputs), 1, dtype=torch.bool), targets)
 
 
-def given_output_gradient(model, layers, batch, seed):
+def given_output_gradient(model, layers, batch, seed, number):
     """Back-propagates the output gradient stored in `labels`, so that expectations can be enumerated."""
     with Capture(layers) as captured:
         model(batch.input_ids).backward(batch.labels)
@@ -110,7 +119,9 @@ def test_sampled_labels_converge_to_the_exact_fisher_and_data_labels_do_not():
 
     def error(times, labels="sampled"):
         pseudo = partial(pseudo_gradients, labels=labels)
-        found = corrected(model, layers, repeated(ids, times)(), kfac.blocks, pseudo, seed=5)
+        stream = repeated(ids, times)()
+        sums = second_moments(model, layers, stream, kfac.blocks, pseudo, seed=5)
+        found = corrected(kfac.blocks, sums)
         return relative(found[name].eigenvalues, target)
 
     assert error(1200) < 0.06
@@ -136,7 +147,7 @@ def test_sampled_labels_follow_the_model_and_leave_padding_alone():
 def test_eigenvalue_correction_equals_a_loop_over_sequences(family):
     model, ids = tiny_model(family), random_ids(7)
     layers, pseudo = find_layers(model), partial(pseudo_gradients, labels="data")
-    blocks = fit_blocks("ekfac", model, layers, lambda: batches(ids, 3), pseudo)
+    blocks = EKFAC.fit(model, layers, lambda: batches(ids, 3), pseudo=pseudo).blocks
     for name, layer in layers.items():
         total = 0
         for sequence in ids:
@@ -151,29 +162,47 @@ def test_eigenvalue_correction_equals_a_loop_over_sequences(family):
 def test_covariances_equal_a_loop_over_tokens():
     model, ids = tiny_model("llama"), random_ids(6)
     layers, pseudo = find_layers(model), partial(pseudo_gradients, labels="data")
-    pairs, tokens_per_sequence = covariances(model, layers, batches(ids, 4), pseudo)
-    tokens = sum(map(len, ids))
-    assert tokens_per_sequence == tokens / len(ids)
+    sums = covariances(model, layers, batches(ids, 4), pseudo)
+    assert sums["tokens"] == sum(map(len, ids)) and sums["sequences"] == len(ids)
+    assert {part.dtype for part in sums.values()} == {torch.float64}
     totals = {name: [0, 0] for name in layers}
     for sequence in ids:
         (batch,) = batches([sequence], 1)
         for name, record in pseudo(model, layers, batch).items():
             for t in range(len(sequence)):
-                totals[name][0] += torch.outer(record.inputs[0, t], record.inputs[0, t]) / tokens
-                totals[name][1] += torch.outer(record.output_grads[0, t], record.output_grads[0, t]) / tokens
+                totals[name][0] += torch.outer(record.inputs[0, t], record.inputs[0, t])
+                totals[name][1] += torch.outer(record.output_grads[0, t], record.output_grads[0, t])
     for name in layers:
-        for found, expected in zip(pairs[name], totals[name], strict=True):
-            assert relative(found, expected) < 100 * ROUNDING["llama"]
+        for side, expected in zip("AS", totals[name], strict=True):
+            assert relative(sums[f"{side}/{name}"], expected) < 100 * ROUNDING["llama"]
+
+
+def test_kfac_counts_means_over_tokens_and_sequences(family):
+    """A ⊗ S of one token, times tokens per sequence: the loop above makes the sums it divides."""
+    model, ids = tiny_model(family), random_ids(6)
+    layers, tokens = find_layers(model), sum(map(len, ids))
+    sums = covariances(model, layers, batches(ids, 4))
+    kfac = KFAC.fit(model, layers, lambda: batches(ids, 4))
+    for name in layers:
+        expected = torch.kron(sums[f"S/{name}"], sums[f"A/{name}"]) / tokens / len(ids)
+        assert relative(kfac.dense(name), expected) < 1e-9
+
+
+def test_one_damping_a_layer_is_taken_as_it_is():
+    model, ids = tiny_model("gpt2"), random_ids(4)
+    layers = find_layers(model)
+    blocks = KFAC.fit(model, layers, lambda: batches(ids, 4)).blocks
+    wanted = {name: 0.1 * (place + 1) for place, name in enumerate(layers)}
+    assert KFAC(blocks, wanted).damping == wanted
 
 
 def test_batch_composition_and_padding_change_nothing(family):
     model, ids = tiny_model(family), random_ids(9)
     layers = find_layers(model)
-    alone, together = (fit_blocks("ekfac", model, layers, lambda: batches(ids, size)) for size in (1, 9))
+    alone, together = (EKFAC.fit(model, layers, partial(batches, ids, size)) for size in (1, 9))
     v = {name: torch.randn(2, *shape(layer), dtype=torch.float64) for name, layer in layers.items()}
     for name in layers:
-        a, b = EKFAC(alone).solve(v)[name], EKFAC(together).solve(v)[name]
-        assert relative(a, b) < 100 * ROUNDING[family]
+        assert relative(alone.solve(v)[name], together.solve(v)[name]) < 100 * ROUNDING[family]
 
 
 @pytest.mark.parametrize("method", [KFAC, EKFAC])
@@ -181,7 +210,7 @@ def test_batch_composition_and_padding_change_nothing(family):
 def test_solve_and_matvec_equal_dense_algebra(method, damping):
     model, ids = tiny_model("gpt2"), random_ids(12)
     layers = find_layers(model)
-    matrix = method(fit_blocks(method.name, model, layers, lambda: batches(ids, 4)), damping)
+    matrix = method.fit(model, layers, lambda: batches(ids, 4), damping)
     v = {name: torch.randn(3, *shape(layer), dtype=torch.float64) for name, layer in layers.items()}
     solved, back = matrix.solve(v), matrix.matvec(matrix.solve(v))
     for name in layers:
@@ -204,7 +233,7 @@ def test_identity_is_the_plain_gradient():
 
 def test_zero_damping_on_a_singular_block_and_nan_factors_are_refused():
     model = tiny_model("gpt2")
-    blocks = fit_blocks("kfac", model, find_layers(model), lambda: batches(random_ids(1), 1))
+    blocks = KFAC.fit(model, find_layers(model), lambda: batches(random_ids(1), 1)).blocks
     with pytest.raises(InputError, match="damping above zero"):
         KFAC(blocks, 0.0)
     next(iter(blocks.values())).eigenvalues[0, 0] = float("nan")
@@ -215,7 +244,7 @@ def test_zero_damping_on_a_singular_block_and_nan_factors_are_refused():
 def test_cache_round_trip_damage_and_key(tmp_path):
     model, ids = tiny_model("gpt_neo", torch.float32), random_ids(5)
     layers = find_layers(model)
-    blocks = fit_blocks("ekfac", model, layers, lambda: batches(ids, 4))
+    blocks = EKFAC.fit(model, layers, lambda: batches(ids, 4)).blocks
     path = tmp_path / "deep" / "factors.safetensors"
     assert load_blocks(path) is None
     save_blocks(blocks, path)

@@ -1,5 +1,6 @@
 """Scores against autograd with a dense inverse, finite differences and leave-one-out retraining."""
-from itertools import product
+from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -9,8 +10,21 @@ from torch import nn
 
 from helpers.capture import backward_pass, find_layers
 from helpers.curvature import EKFAC, KFAC, Identity
-from helpers.influence import input_token_influence, loss_slopes, other_tokens, query_gradients, sequence_scores, shift_to_predicted, token_scores, tokenwise, top_indices
-from helpers.stories import InputError, batches
+from helpers.influence import (
+    Strongest,
+    input_token_influence,
+    loss_slopes,
+    other_tokens,
+    query_gradients,
+    scores_and_lengths,
+    sequence_scores,
+    shift_to_predicted,
+    token_scores,
+    tokenwise,
+    top_indices,
+)
+from helpers.stories import EncodedQuery, InputError, batches
+from helpers.terminal.index import finite
 
 
 def near(found, expected, family):
@@ -31,8 +45,9 @@ def all_token_scores(model, layers, ids, ihvps, size=4):
     found = {}
     for batch in batches(ids, size):
         captured, _ = backward_pass(model, layers, batch)
-        values = token_scores(captured, ihvps, len(ids))
-        for (query, at), value in zip(product(range(len(QUERIES)), range(len(batch.index))), values):
+        pairs = torch.cartesian_prod(torch.arange(len(QUERIES)), torch.arange(len(batch.index)))
+        values = token_scores(captured, ihvps, *pairs.T, len(ids))
+        for (query, at), value in zip(pairs.tolist(), values):
             found[query, batch.index[at]] = value
     return found
 
@@ -130,7 +145,9 @@ def test_token_values_equal_the_effect_of_one_tokens_term():
 
 def test_normalised_scores_divide_by_the_preconditioned_norm():
     model, layers, ids, matrix, ihvps, _ = setting("gpt2")
-    _, norms = sequence_scores(model, layers, batches(ids, 4), ihvps, len(ids), norms_of=[matrix, Identity(layers)])
+    scores, norms = scores_and_lengths(model, layers, batches(ids, 4), ihvps,
+                                       [matrix, Identity(layers)], len(ids))
+    assert torch.equal(scores, sequence_scores(model, layers, batches(ids, 4), ihvps, len(ids)))
     for row, sequence in enumerate(ids):
         preconditioned = plain = 0
         for name, layer in layers.items():
@@ -147,15 +164,29 @@ def test_predicted_alignment_is_a_shift_by_one():
 
 def test_top_indices_keep_signs_apart_and_order():
     scores = torch.tensor([[0.5, -2.0, 0.0, 3.0, -1.0]])
-    assert top_indices(scores, 2) == [([3, 0], [1, 4])]
-    assert top_indices(torch.tensor([[1.0, 2.0]]), 2) == [([1, 0], [])]
+    assert top_indices(scores, 2) == [Strongest(positive=[3, 0], negative=[1, 4])]
+    assert top_indices(torch.tensor([[1.0, 2.0]]), 2) == [Strongest([1, 0], [])]
+
+
+def test_parts_of_the_stories_give_scores_that_add_up():
+    """What two processes do with a share each: rows that a stream does not hold stay exactly 0."""
+    model, layers, ids, _, ihvps, _ = setting("llama")
+    whole, split = sequence_scores(model, layers, batches(ids, 4), ihvps, len(ids)), 0
+    for rows in (range(0, len(ids), 2), range(1, len(ids), 2)):
+        stream = [replace(batch, index=[rows[place] for place in batch.index])
+                  for batch in batches([ids[row] for row in rows], 4)]
+        part = sequence_scores(model, layers, stream, ihvps, len(ids))
+        assert part.nonzero()[:, 1].unique().tolist() == list(rows)
+        split = split + part
+    near(split, whole, "llama")
 
 
 def test_scores_that_are_not_finite_are_refused():
     model, layers, ids, _, ihvps, _ = setting("gpt2")
     broken = {name: value * float("inf") for name, value in ihvps.items()}
+    scores = sequence_scores(model, layers, batches(ids, 4), broken, len(ids))
     with pytest.raises(InputError, match="not finite"):
-        sequence_scores(model, layers, batches(ids, 4), broken, len(ids))
+        finite(scores)
 
 
 # -- retraining ----------------------------------------------------------------------------------
@@ -201,10 +232,10 @@ def train(ids, weights, decay, start=None):
 
 def test_influence_has_the_sign_and_size_of_leave_one_out_retraining():
     ids, decay = [[token % 5 for token in sequence] for sequence in random_ids(40, (4, 12))], 0.3
-    query = ([2, 4], 1)
+    query = EncodedQuery([2, 4], 1)
     model = train(ids, torch.ones(len(ids), dtype=torch.float64), decay)
     layers = find_layers(model)
-    stream = lambda: batches(ids * 300, 400)  # many label draws: close to the expectation
+    stream = partial(batches, ids * 300, 400)  # many label draws: close to the expectation
     gradients, log_probs = query_gradients(model, layers, [query])
     before = log_probs[0].item()
     changes = []

@@ -8,7 +8,7 @@ from builders import QUERIES, ROOT, random_ids, relative, tiny_model
 from safetensors.torch import load_file
 
 from helpers.capture import backward_pass, find_layers
-from helpers.curvature import EKFAC, fit_blocks, pseudo_gradients
+from helpers.curvature import EKFAC, pseudo_gradients
 from helpers.influence import query_gradients, sequence_scores, token_scores
 from helpers.stories import batches
 
@@ -25,14 +25,18 @@ def pearson(x, y):
 def test_factors_and_scores_equal_kronfluence(tmp_path):
     model, ids = tiny_model("gpt_neo"), random_ids(14, (5, LENGTH + 1))
     layers = find_layers(model)
-    blocks = fit_blocks("ekfac", model, layers, lambda: batches(ids, 4), partial(pseudo_gradients, labels="data"))
+    ekfac = EKFAC.fit(model, layers, lambda: batches(ids, 4), DAMPING,
+                      partial(pseudo_gradients, labels="data"))
     gradients, _ = query_gradients(model, layers, QUERIES)
-    ihvps = EKFAC(blocks, DAMPING).solve(gradients)
+    ihvps = ekfac.solve(gradients)
     sequence = sequence_scores(model, layers, batches(ids, 4), ihvps, len(ids))
     tokens = torch.zeros(len(QUERIES), len(ids), LENGTH, dtype=torch.float64)
     for batch in batches(ids, 4):
-        values = token_scores(backward_pass(model, layers, batch)[0], ihvps, len(ids)).sum(1)
-        tokens[:, batch.index, :values.shape[-1]] = values.unflatten(0, (len(QUERIES), -1))
+        captured, _ = backward_pass(model, layers, batch)
+        places = range(len(batch.index))
+        for query in range(len(QUERIES)):
+            values = token_scores(captured, ihvps, [query] * len(places), places, len(ids)).sum(1)
+            tokens[query, batch.index, :values.shape[-1]] = values
 
     asked = Sequences([query for query, _ in QUERIES], LENGTH, [start for _, start in QUERIES])
     analyzer, theirs = kronfluence_results(model, list(layers), Sequences(ids, LENGTH), asked, tmp_path, DAMPING)
@@ -42,7 +46,7 @@ def test_factors_and_scores_equal_kronfluence(tmp_path):
         basis = torch.kron(q_s, q_a)
         count = lambdas["num_lambda_processed"][name]
         dense = (basis * (lambdas["lambda_matrix"][name] / count).flatten()) @ basis.T
-        assert relative(EKFAC(blocks, DAMPING).dense(name), dense) < 1e-3
+        assert relative(ekfac.dense(name), dense) < 1e-3
     for ours, other in ((sequence, theirs[False].double()), (tokens, theirs[True].double())):
         assert pearson(ours, other) > 0.9999
         torch.testing.assert_close(ours * len(ids), other, rtol=0, atol=1e-3 * other.abs().max().item())

@@ -62,7 +62,7 @@ def test_training_is_torchs_adam(model):
 
 
 def test_metagradient_against_finite_differences(model, questions):
-    states = retrain.train(model, IDS, RECIPE, 3, keep=True)
+    states = retrain.trajectory(model, IDS, RECIPE, 3)
     exact = retrain.metagradient(model, IDS, RECIPE, 3, states, questions)
     assert exact.shape == (2, 6, 8)
 
@@ -82,7 +82,7 @@ def test_metagradient_against_finite_differences(model, questions):
 
 
 def test_metagradient_is_zero_where_there_is_no_target(model, questions):
-    states = retrain.train(model, IDS, RECIPE, 3, keep=True)
+    states = retrain.trajectory(model, IDS, RECIPE, 3)
     exact = retrain.metagradient(model, IDS, RECIPE, 3, states, questions)
     for row, ids in enumerate(IDS):
         assert (exact[:, row, len(ids) - 1:] == 0).all() and (exact[:, row, :len(ids) - 1] != 0).all()
@@ -105,6 +105,15 @@ def test_every_epoch_reads_every_story_once_and_seeds_differ():
     for epoch in range(3):
         assert sorted(sum(order[3 * epoch:3 * epoch + 3], [])) == list(range(10))
     assert order == recipe.order(10, seed=2) != recipe.order(10, seed=3)
+
+
+def test_the_last_state_of_the_trajectory_is_what_training_gives(model):
+    weights = torch.tensor([1, 0, 1, 0, 1, 2], dtype=torch.float64)
+    states = retrain.trajectory(model, IDS, RECIPE, 1, weights)
+    assert len(states) == 1 + len(RECIPE.order(len(IDS), 1))
+    assert torch.equal(states[0].theta, retrain.start(model).theta)
+    last = retrain.train(model, IDS, RECIPE, 1, weights)
+    assert all(map(torch.equal, states[-1].parts(), last.parts()))
 
 
 def test_training_that_goes_astray_says_so(model):
