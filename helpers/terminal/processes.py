@@ -62,4 +62,4 @@ def from_first(value):
 def totals(sums: dict) -> dict:
     """The sums of all processes added up, by name; a process without stories has none."""
     parts = [part for part in everyones(sums) if part]
-    return {name: sum(part[name] for part in parts) for name in parts[0]}
+    return {name: sum(part[name] for part in parts) for first in parts[:1] for name in first}
