@@ -16,12 +16,12 @@ ROOT = Path(__file__).resolve().parents[1]
 REAL = ROOT.parent / "shared" / "real"  # a real model and real stories, where a copy lies beside the repository
 sys.path.insert(0, str(ROOT))
 from helpers import pictures  # noqa: E402
-from helpers.stories import InputError  # noqa: E402
+from helpers.stories import EncodedQuery, InputError  # noqa: E402
 
 VOCABULARY = 31
 # Whatever the model's precision, GPT-Neo computes its attention in float32, Llama its norms and its softmax.
 ROUNDING = {"gpt_neo": 1e-5, "gpt2": 1e-10, "llama": 1e-6}
-QUERIES = [([3, 8, 1, 14, 9], 3), ([5, 5, 2, 7], 2)]  # ids, first completion token
+QUERIES = [EncodedQuery([3, 8, 1, 14, 9], 3), EncodedQuery([5, 5, 2, 7], 2)]
 TEXTS = ["Once upon a time there was a little fox named Tom. He liked the windmill.",
          "“Look!” said Lily – a café 🎈 by the sea.\n\nThey laughed.", "One day, it rained. The end."]
 PROMPT = "Once upon a time there was a little"

@@ -12,7 +12,7 @@ import pytest  # noqa: E402
 from builders import HOSTILE, PROMPT, jsonl, made_up, save_model, snapshot  # noqa: E402
 from printed import Printed  # noqa: E402
 
-from helpers.__main__ import main  # noqa: E402
+from helpers.terminal.options import main  # noqa: E402
 
 
 def pytest_collection_modifyitems(items):

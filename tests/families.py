@@ -36,10 +36,11 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from transformers.pytorch_utils import Conv1D
 
 from helpers import curvature, influence
-from helpers.__main__ import main as job
 from helpers.stories import batches
+from helpers.terminal import answers, kept
+from helpers.terminal.options import main as job
 
-KEPT = ROOT / ".cache" / "families"
+RESULTS = ROOT / ".cache" / "families"
 FAMILIES = list(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
 SOUND = 1e-3  # largest error of a score, relative to the largest score
 PATIENCE = 180  # seconds without a result after which a process is given up
@@ -225,7 +226,7 @@ def difference(found, expected):
 def solved(place, query):
     """(G + λI)⁻¹ of the query's gradient, with the factors that the job has kept."""
     (path,) = (place / "factors").glob("ekfac-*.safetensors")
-    return curvature.EKFAC(curvature.load_blocks(path)).solve(query)
+    return curvature.EKFAC(kept.load_blocks(path)).solve(query)
 
 
 # -- one family --------------------------------------------------------------------------------------
@@ -391,12 +392,12 @@ def main() -> int:
     if args.child:
         child(args.child, args.scope)
         return 0
-    kept, now, families = load(KEPT), sources(), args.families or FAMILIES
-    results = kept.setdefault(args.scope, {})
+    known, now, families = load(RESULTS), sources(), args.families or FAMILIES
+    results = known.setdefault(args.scope, {})
     due = [family for family in families if args.families or results.get(family, {}).get("sources") != now]
     for family, result in results_of([] if args.table else due, args.scope):
         results[family] = result
-        save(kept, KEPT)
+        save(known, RESULTS)
         print(f"{family}: {result['outcome']} ({result['seconds']} s) {result['note']}", file=sys.stderr, flush=True)
     print(table(results, families))
     return int(any(results.get(family, {}).get("outcome") in BAD for family in families))

@@ -3,17 +3,18 @@ import json
 
 import pytest
 import torch
-from builders import PROMPT, random_ids, tiny_model
+from builders import PROMPT, QUERIES, random_ids, tiny_model
 
 try:
     import accelerator
 except (ImportError, AttributeError):
     pytest.skip("this PyTorch knows no devices in Python", allow_module_level=True)
 
-from helpers import curvature, influence, search, stories  # noqa: E402
-from helpers.__main__ import main  # noqa: E402
+from helpers import curvature, exact, influence, search, stories  # noqa: E402
 from helpers.capture import backward_pass, find_layers  # noqa: E402
 from helpers.explorer import Explorer  # noqa: E402
+from helpers.sources import files, models  # noqa: E402
+from helpers.terminal.options import main  # noqa: E402
 
 DEVICE = torch.device(accelerator.NAME, 0)
 
@@ -21,7 +22,7 @@ DEVICE = torch.device(accelerator.NAME, 0)
 @pytest.fixture
 def present(monkeypatch):
     """The emulated device is what `auto` finds. It has no float64, as Apple's GPUs: what does without runs anywhere."""
-    monkeypatch.setattr(stories, "_device", lambda name: str(DEVICE) if name == "auto" else name)
+    monkeypatch.setattr(models, "_device", lambda name: str(DEVICE) if name == "auto" else name)
     monkeypatch.setattr(accelerator.Emulated, "has_float64", False)
     # else tied weights would part on the way
     monkeypatch.setattr(torch.__future__, "_swap_module_params_on_conversion", True)
@@ -68,7 +69,7 @@ def test_the_emulator_fails_where_a_gpu_does():
     "--all-scores all.safetensors", "--method kfac --prefilter 8 --scope all", "--precision bfloat16"))])
 def test_the_terminal(present, options, tmp_path, capsys, monkeypatch):
     found, given = {}, "--limit 12 --fit-limit 8 --top 2 --cache kept --json out.json"
-    asked = [PROMPT, "--model", str(stories.DATA / "small"), *given.split(), *options.split()]
+    asked = [PROMPT, "--model", str(files.DATA / "small"), *given.split(), *options.split()]
     for device in ("auto", "cpu", *["auto"] * ("--index" in options)):  # the last time from what is kept
         (tmp_path / device).mkdir(exist_ok=True)
         monkeypatch.chdir(tmp_path / device)
@@ -86,7 +87,7 @@ def test_the_terminal(present, options, tmp_path, capsys, monkeypatch):
 def test_the_explorer(present, tmp_path):
     answers = []
     for device in ("auto", "cpu"):
-        explorer = Explorer.open(stories.DATA / "small", limit=12, fit_limit=8, cache=tmp_path / device, device=device,
+        explorer = Explorer.open(files.DATA / "small", limit=12, fit_limit=8, cache=tmp_path / device, device=device,
                                  quiet=True)
         assert explorer.setting.device == (DEVICE if device == "auto" else torch.device("cpu"))
         question, drawn = explorer.ask(PROMPT), explorer.ask(PROMPT, length=4, temperature=1.0, seed=1)
@@ -103,24 +104,25 @@ def everything(model, ids):
     def stream():
         return (batch.to(model.device) for batch in stories.batches(ids, 4))
 
-    layers, count, flat = find_layers(model), len(ids), curvature.flatten
+    layers, count, flat = find_layers(model), len(ids), exact.flatten
     matrix = curvature.EKFAC.fit(model, layers, stream)
-    gradients, log_probs = influence.query_gradients(model, layers, [([3, 8, 1, 14, 9], 3), ([5, 5, 2, 7], 2)])
-    newton = curvature.GaussNewton(model, layers, stream, matrix.damping, matrix, steps=2)
+    gradients, log_probs = influence.query_gradients(model, layers, QUERIES)
+    newton = exact.GaussNewton(model, layers, stream, matrix.damping, matrix, steps=2)
     solved = newton.solve(gradients)
     measures, pairs = [matrix, curvature.Identity(layers)], [(query, row) for query in (0, 1) for row in range(count)]
-    scores, norms = influence.sequence_scores(model, layers, stream(), solved, count, measures)
+    scores, norms = influence.scores_and_lengths(model, layers, stream(), solved, measures, count)
     values = influence.tokenwise(model, layers, stream(), solved, count, pairs)
     for pair, value in values.items():
         assert value.is_cpu and abs(value.sum() - scores[pair]) < 1e-3 * value.abs().sum()
     one, batch = {name: part[0] for name, part in solved.items()}, next(stream())
-    captured, index = backward_pass(model, layers, batch)[0], search.Index("", matrix, {"coordinates": 50})
+    captured, index = backward_pass(model, layers, batch)[0], search.Index(matrix, 50)
+    every = torch.cartesian_prod(torch.arange(2), torch.arange(len(batch.index))).to(model.device)
     found = {"log p": log_probs, "solved": flat(solved), "scores": scores, "norms": norms,
-             "all pairs": influence.token_scores(captured, solved, count),
+             "all pairs": influence.token_scores(captured, solved, *every.T, count),
              "indexed": index.queries(solved) @ index.vectors(gradients).T,
              "diagonal": flat(curvature.Diagonal.fit(model, layers, stream).solve(gradients)),
-             "bent": flat(curvature.Hessian(model, layers, stream, 0.1).matvec(one)),
-             "series": flat(curvature.lissa(newton.matvec, gradients, 1e3, 2)),
+             "bent": flat(exact.Hessian(model, layers, stream, 0.1).matvec(one)),
+             "series": exact.neumann(newton.damped_product, flat(gradients), 1e3, 2),
              "slopes": influence.loss_slopes(model, layers, batch, one),
              "changed": influence.input_token_influence(model, layers, ids[0], one, count),
              "ranked": search.low_rank_token_scores(captured, search.low_rank(solved, 4), count)}
@@ -144,10 +146,10 @@ def test_dense_matrices_on_a_device_with_float64():
             return (batch.to(device) for batch in stories.batches(ids, 4))
 
         layers = find_layers(model.to(device), "h.0.attn.c_proj")
-        gradients, _ = influence.query_gradients(model, layers, [([3, 8, 1, 14, 9], 3)])
-        dense = curvature.Dense.fisher(model, layers, stream, 0.1)
-        matrices = (dense, curvature.BlockDiagonal(dense, layers, 0.1),
-                    curvature.GaussNewton(model, layers, stream, 0.1, steps=10))
-        solved = [curvature.flatten(matrix.solve(gradients)).cpu() for matrix in matrices]
+        gradients, _ = influence.query_gradients(model, layers, QUERIES[:1])
+        dense = exact.Dense.fisher(model, layers, stream, 0.1)
+        matrices = (dense, exact.BlockDiagonal(dense, layers, 0.1),
+                    exact.GaussNewton(model, layers, stream, 0.1, steps=10))
+        solved = [exact.flatten(matrix.solve(gradients)).cpu() for matrix in matrices]
         answers.append([*solved, matrices[-1].dense().cpu()])
     torch.testing.assert_close(*answers, rtol=1e-4, atol=1e-4)

@@ -42,14 +42,14 @@ def test_every_score_is_that_of_autograd_or_is_refused_with_advice(family, tmp_p
 # -- that a fault would be found -------------------------------------------------------------------
 
 def test_scores_that_are_a_little_off_are_wrong(tmp_path, monkeypatch):
-    exact = families.influence.token_scores
+    exact = families.answers.token_scores
 
     def slightly_off(*arguments):
         values = exact(*arguments)
         values[:, 0] *= 1.01
         return values
 
-    monkeypatch.setattr(families.influence, "token_scores", slightly_off)
+    monkeypatch.setattr(families.answers, "token_scores", slightly_off)
     found = examine("gpt2", tmp_path)
     assert found["outcome"] == "wrong" and 1e-3 < found["identity"] < 0.01 and found["tokens"] > 1e-3
 
@@ -58,7 +58,7 @@ def test_a_traceback_is_told_with_its_place(tmp_path, monkeypatch):
     def broken(*_):
         raise IndexError("too many\nindices")
 
-    monkeypatch.setattr(families.influence, "token_scores", broken)
+    monkeypatch.setattr(families.answers, "token_scores", broken)
     found = examine("gpt2", tmp_path)
     assert found["outcome"] == "traceback"
     assert found["note"].startswith("IndexError: too many indices (test_families.py:")

@@ -6,10 +6,13 @@ import sys
 
 import pytest
 import torch
-from builders import PROMPT, ROOT, command, jsonl, made_up
+from builders import PROMPT, ROOT, command, jsonl, made_up, random_ids, tiny_model
 from safetensors.torch import load_file
 
-from helpers import curvature, processes
+from helpers.capture import find_layers
+from helpers.curvature import covariances
+from helpers.stories import batches
+from helpers.terminal import processes
 
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available() or os.name != "posix",
                                 reason="needs torch.distributed")
@@ -18,9 +21,9 @@ SEVERAL = """
 import contextlib, json, os, sys
 import torch
 from pathlib import Path
-from helpers import processes, search
-from helpers.__main__ import main
-search.PART = 8
+from helpers.terminal import index, processes
+from helpers.terminal.options import main
+index.PART = 8
 jobs, out, shares = json.loads(sys.argv[1]), Path(sys.argv[2]), {}
 leave, processes.stop = processes.stop, lambda: None  # the group stays for all the jobs
 for name, arguments in jobs.items():
@@ -30,7 +33,7 @@ for total in (0, 1, 2, 7):
     shares[total] = processes.share([10 * row for row in range(total)])
 shares["sum"] = processes.total(torch.tensor([1.0 + processes.rank()])).tolist()
 shares["first"] = processes.from_first(torch.tensor([5.0 + processes.rank()])).tolist()
-shares["any"] = [processes.anywhere(False), processes.anywhere(processes.rank() == 1), processes.anywhere(True)]
+shares["everyones"] = processes.everyones({"rank": processes.rank(), "values": [torch.ones(2).sum().item()]})
 def sums(share):
     return [[name, part.tolist(), str(part.dtype)] for name, part in processes.totals(share).items()]
 def full():
@@ -39,7 +42,7 @@ def full():
 shares["totals"] = [sums(full() if processes.rank() in having else {}) for having in ([0], [1], [0, 1], [])]
 shares["who"] = [processes.rank(), processes.world()]
 (out / f"shares.{processes.rank()}.json").write_text(json.dumps(shares))
-processes.wait()
+processes.everyones(None)  # returns when all have come here
 leave()
 """
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
@@ -144,7 +147,8 @@ def test_every_row_has_one_process(two):
         assert sorted(mine + theirs) == [10 * row for row in range(total)] and 0 <= len(mine) - len(theirs) <= 1
         assert mine == sorted(mine) and theirs == sorted(theirs)
     for rank, share in enumerate(shares):
-        assert (share["sum"], share["first"], share["any"]) == ([3.0], [5.0], [False, True, True])
+        assert (share["sum"], share["first"]) == ([3.0], [5.0])
+        assert share["everyones"] == [{"rank": 0, "values": [2.0]}, {"rank": 1, "values": [2.0]}]
         assert share["who"] == [rank, 2]
         assert share["totals"] == [[["b", ones, "torch.float64"], ["ä/Λ", value, "torch.float64"]] for ones, value in
                                    (([[1.0], [1.0]], 2.0), ([[1.0], [1.0]], 3.0), ([[2.0], [2.0]], 5.0))] + [[]]
@@ -171,19 +175,23 @@ def test_one_process_alone_gets_back_what_it_gave():
     tensor, rows = torch.tensor([2.0, -1.0]), [3, 1, 2]
     for function in (processes.total, processes.from_first):
         assert function(tensor) is tensor and tensor.tolist() == [2.0, -1.0]
-    assert processes.share(rows) is rows and processes.wait() is None
-    assert processes.anywhere(True) is True and processes.anywhere(False) is False
-    assert list(processes.totals({"b": tensor, "a": tensor})) == ["a", "b"]
+    assert processes.share(rows) == rows and processes.everyones(None) == [None]
+    assert processes.everyones(True) == [True] and processes.everyones(False) == [False]
+    sums = processes.totals({"b": tensor, "a": 2 * tensor})
+    assert list(sums) == ["b", "a"]  # the layers' own order
+    assert [part.tolist() for part in sums.values()] == [[2.0, -1.0], [4.0, -2.0]]
+    assert processes.totals({}) == {}
     processes.start("cpu")  # no torchrun, no group
     assert not torch.distributed.is_initialized()
     processes.stop()
 
 
 def test_sums_of_two_shares_add_up_to_the_whole():
-    """Without a group the sums of two shares add up to those of all: what `total` does across processes."""
-    generator = torch.Generator().manual_seed(0)
-    parts = [{"x": torch.randn(3, generator=generator)} for _ in range(5)]
-    whole = curvature.accumulate(iter(parts), lambda part: part)["x"]
-    split = [curvature.accumulate(iter(parts[at::2]), lambda part: part)["x"] for at in (0, 1)]
-    torch.testing.assert_close(whole, split[0] + split[1])
-    assert whole.dtype == torch.float64
+    """Without a group the sums of two shares add up to those of all: what `totals` does across processes."""
+    model = tiny_model("gpt2")
+    layers, stream = find_layers(model), list(batches(random_ids(10), 2))
+    whole, *split = (covariances(model, layers, part) for part in (stream, stream[::2], stream[1::2]))
+    assert whole.keys() == split[0].keys() == split[1].keys()
+    for name, expected in whole.items():
+        assert expected.dtype == torch.float64
+        torch.testing.assert_close(split[0][name] + split[1][name], expected)

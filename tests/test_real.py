@@ -6,9 +6,9 @@ from builders import REAL
 from helpers.capture import find_layers
 from helpers.influence import query_gradients, sequence_scores, tokenwise
 from helpers.measure import profile_correlation
-from helpers.terminal import Setting, fit
 from helpers.sources import load_model, load_stories
 from helpers.stories import Query, encode_query, tokenise
+from helpers.terminal import Setting, fit
 
 pytestmark = [pytest.mark.slow,
               pytest.mark.skipif(not REAL.is_dir(), reason="no folder ../shared/real with a real model and stories")]

@@ -10,11 +10,9 @@ from builders import ROOT
 sys.path.insert(0, str(ROOT / "data"))
 from record_planted import one_block, places, ranks, staged  # noqa: E402
 
-from helpers.sources import load_record  # noqa: E402
-from helpers.sources.records import save_record  # noqa: E402
 from helpers.measure import found_share  # noqa: E402
-from helpers.sources import load_planted  # noqa: E402
-from helpers.sources import load_stories  # noqa: E402
+from helpers.sources import load_planted, load_record, load_stories  # noqa: E402
+from helpers.sources.records import save_record  # noqa: E402
 from helpers.stories import InputError  # noqa: E402
 
 RECORDS = sorted(path.stem for path in (ROOT / "data").glob("*.safetensors"))

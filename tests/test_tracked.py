@@ -7,8 +7,8 @@ from builders import autograd_gradient, complaint, loss_of, tiny_model
 from torch import nn
 
 from helpers.capture import backward_pass, find_layers
-from helpers.stories import batches
 from helpers.sources import share, track
+from helpers.stories import batches
 
 
 class Mlp(nn.Module):
