@@ -1,10 +1,11 @@
-"""Fixtures for several test files, and the two layers of tests: `-m "not slow"` is the everyday one."""
+"""Fixtures for several test files, and two layers of tests: `-m "not slow"` is the everyday one."""
 import json
 import os
 import shutil
 from functools import partial
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported: a thread for each worker, and for the kernels it starts
+# before torch is imported: a thread for each worker, and for the kernels it starts
+if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
@@ -16,7 +17,10 @@ from helpers.terminal.options import main  # noqa: E402
 
 
 def pytest_collection_modifyitems(items):
-    """What runs a notebook or a browser is slow (the others say so themselves); a cell may print what rounding explains."""
+    """What runs a notebook or a browser is slow (the others say so themselves).
+
+    A cell may print what rounding explains.
+    """
     for item in items:
         notebook = item.path.suffix == ".ipynb"
         if notebook or "browser" in getattr(item, "fixturenames", ()):
@@ -37,9 +41,13 @@ def family(request):
 
 @pytest.fixture(scope="module")
 def browser():
-    """Chromium, driven by Playwright; for one module only, because its event loop would be in the way of others."""
+    """Chromium, driven by Playwright.
+
+    For one module only, because its event loop would be in the way of others.
+    """
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))),
+                 None)
     if not found:
         pytest.skip("no Chromium on this machine")
     with playwright.sync_playwright() as started:
@@ -53,18 +61,24 @@ def house(tmp_path_factory):
     """A folder with a small model, stories and queries; the tests only read it."""
     root = tmp_path_factory.mktemp("house")
     save_model(root / "model")
-    jsonl(root / "stories.jsonl", [{"text": text, "id": f"s{n}"} for n, text in enumerate([*made_up(23), HOSTILE])])
-    jsonl(root / "queries.jsonl", [{"prompt": PROMPT, "completion": " fox"}, {"prompt": "One day, it"},
+    jsonl(root / "stories.jsonl",
+          [{"text": text, "id": f"s{n}"} for n, text in enumerate([*made_up(23), HOSTILE])])
+    jsonl(root / "queries.jsonl",
+          [{"prompt": PROMPT, "completion": " fox"}, {"prompt": "One day, it"},
                                    {"prompt": "He liked the", "completion": " windmill."}])
     return root
 
 
 @pytest.fixture
 def cli(house, capsys):
-    """Runs main() in this process on the house, later arguments overruling; returns (exit code, stdout, stderr)."""
+    """Runs main() in this process on the house, later arguments overruling.
+
+    Returns (exit code, stdout, stderr).
+    """
     def run(*arguments):
         capsys.readouterr()
-        code = main(list(map(str, ["--model", house / "model", "--stories", house / "stories.jsonl", "--top", 3,
+        code = main(list(
+            map(str, ["--model", house / "model", "--stories", house / "stories.jsonl", "--top", 3,
                                    "--device", "cpu", "--cache", "none", *arguments])))
         return code, *capsys.readouterr()
     return run
@@ -82,7 +96,7 @@ def result(cli, tmp_path):
 
 @pytest.fixture
 def refused(cli, house, tmp_path):
-    """The error line of a run that must fail with code 2, print nothing else and leave no file changed."""
+    """The error line of a run that must fail with code 2, print no more and change no file."""
     def run(*arguments):
         before = snapshot(house, tmp_path)
         code, out, err = cli(*arguments)
@@ -96,9 +110,10 @@ def refused(cli, house, tmp_path):
 
 @pytest.fixture
 def on_small_disk(cli):
-    """The command line while files of this process cannot grow beyond 1 KB: the system's own error, in mid-write.
+    """The command line while files of this process cannot grow beyond 1 KB.
 
-    Only during the call: the limit would stop pytest's own report as well when that goes to a file.
+    That is the system's own error, in mid-write. Only during the call: the limit would stop
+    pytest's own report as well when that goes to a file.
     """
     resource = pytest.importorskip("resource")
 

@@ -21,7 +21,8 @@ def test_sequence_gradients_equal_autograd(family):
         for name, layer in layers.items():
             expected = autograd_gradient(layer, loss_of(model, ids[row]))
             assert captured[name].gradients()[at].shape == shape(layer) == expected.shape
-            torch.testing.assert_close(captured[name].gradients()[at], expected, rtol=ROUNDING[family], atol=ROUNDING[family])
+            torch.testing.assert_close(captured[name].gradients()[at], expected,
+                                       rtol=ROUNDING[family], atol=ROUNDING[family])
 
 
 def test_token_gradients_sum_to_the_sequence_gradient_and_differ_between_tokens():
@@ -98,11 +99,13 @@ def test_an_in_place_operation_that_cuts_the_hook_off_is_refused():
     class Model(nn.Module):
         def __init__(self):
             super().__init__()
-            self.table, self.first, self.mlp = nn.Embedding(VOCABULARY, 4), nn.Linear(4, 4), nn.Linear(4, 4)
+            self.table, self.first, self.mlp = nn.Embedding(VOCABULARY,
+                                                            4), nn.Linear(4, 4), nn.Linear(4, 4)
             self.act, self.head = nn.ReLU(inplace=True), nn.Linear(4, VOCABULARY)
 
         def forward(self, input_ids, use_cache=False):
-            return SimpleNamespace(logits=self.head(self.act(self.mlp(self.first(self.table(input_ids))))))
+            return SimpleNamespace(
+                logits=self.head(self.act(self.mlp(self.first(self.table(input_ids))))))
 
     model = Model()
     (batch,) = batches(random_ids(2))
@@ -149,11 +152,14 @@ def test_rows_of_a_flattened_layer_are_put_back_and_others_refused():
     for given in (x, x.flatten(0, 1)):
         with Capture({"layer": layer}, (2, 5)) as captured:
             layer(given).square().sum().backward()
-        assert captured["layer"].inputs.shape == (2, 5, 4) and captured["layer"].output_grads.shape == (2, 5, 2)
+        assert captured["layer"].inputs.shape == (2, 5, 4)
+        assert captured["layer"].output_grads.shape == (2, 5, 2)
         found.append(captured["layer"].gradients())
     torch.testing.assert_close(*found)
-    for given in (torch.randn(9, 3), torch.randn(5, 2, 3), torch.randn(2, 15, 3), torch.randn(2, 5, 1, 3)):
-        with Capture({"layer": layer}, (2, 5)), pytest.raises(InputError, match="'layer'.*positions.*2 × 5.*--scope"):
+    for given in (torch.randn(9, 3), torch.randn(5, 2, 3), torch.randn(2, 15, 3),
+                  torch.randn(2, 5, 1, 3)):
+        with Capture({"layer": layer},
+                     (2, 5)), pytest.raises(InputError, match="'layer'.*positions.*2 × 5.*--scope"):
             layer(given)
 
 
@@ -163,5 +169,6 @@ def test_a_layer_with_more_than_one_result_is_refused():
             return super().forward(x), None
 
     layer = Router(3, 2)
-    with Capture({"router": layer}), pytest.raises(InputError, match="'router'.*more than one result.*--scope"):
+    with Capture({"router": layer}), pytest.raises(InputError,
+                                                   match="'router'.*more than one result.*--scope"):
         layer(torch.randn(2, 3))

@@ -1,10 +1,18 @@
-"""Curvature against matrices built by autograd alone: exact Gauss–Newton blocks, loops, dense solves."""
+"""Curvature against matrices built by autograd alone: exact blocks, loops, dense solves."""
 from functools import partial
 
 import pytest
 import torch
-from builders import (ROUNDING, VOCABULARY, autograd_gradient, language_model_fisher, random_ids, relative, softmax_hessian,
-                      tiny_model)
+from builders import (
+    ROUNDING,
+    VOCABULARY,
+    autograd_gradient,
+    language_model_fisher,
+    random_ids,
+    relative,
+    softmax_hessian,
+    tiny_model,
+)
 from torch import nn
 from transformers import AutoModelForCausalLM
 
@@ -19,8 +27,8 @@ from helpers.curvature import (
     sampled_labels,
     second_moments,
 )
-from helpers.terminal.kept import cache_key, load_blocks, model_key, save_blocks
 from helpers.stories import Batch, InputError, batches
+from helpers.terminal.kept import cache_key, load_blocks, model_key, save_blocks
 
 
 def one_token_batch(inputs, targets, index):
@@ -29,14 +37,14 @@ def one_token_batch(inputs, targets, index):
 
 
 def given_output_gradient(model, layers, batch, seed, number):
-    """Back-propagates the output gradient stored in `labels`, so that expectations can be enumerated."""
+    """Back-propagates the output gradient stored in `labels`: expectations can be enumerated."""
     with Capture(layers) as captured:
         model(batch.input_ids).backward(batch.labels)
     return captured
 
 
 def enumerated(model, inputs, hessian_root):
-    """Every (datum, column of a root of the output Hessian) as one sequence: their mean is exact."""
+    """Every (datum, column of a root of the output Hessian) as a sequence: an exact mean."""
     data, gradients = [], []
     for x in inputs:
         columns = hessian_root(model(x[None])[0].detach()).T
@@ -69,7 +77,8 @@ def test_one_datum_gives_the_exact_block(method):
     stream = partial(enumerated, model, inputs, softmax_root)
     matrix = method.fit(model, layers, stream, pseudo=given_output_gradient)
     for name, layer in layers.items():
-        assert relative(matrix.dense(name), gauss_newton(model, layer, inputs, softmax_hessian)) < 1e-9
+        assert relative(matrix.dense(name),
+                        gauss_newton(model, layer, inputs, softmax_hessian)) < 1e-9
 
 
 @pytest.mark.parametrize("method", [KFAC, EKFAC])
@@ -81,15 +90,18 @@ def test_deep_linear_network_with_squared_loss_gives_the_exact_block(method):
     stream = partial(enumerated, model, inputs, lambda output: eye)
     matrix = method.fit(model, layers, stream, pseudo=given_output_gradient)
     for name, layer in layers.items():
-        assert relative(matrix.dense(name), gauss_newton(model, layer, inputs, lambda output: eye)) < 1e-9
+        assert relative(matrix.dense(name),
+                        gauss_newton(model, layer, inputs, lambda output: eye)) < 1e-9
 
 
 def test_ekfac_is_closer_than_kfac_to_the_exact_fisher_of_a_nonlinear_network():
     torch.manual_seed(2)
-    model = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3)).double()
+    model = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 5), nn.Tanh(),
+                          nn.Linear(5, 3)).double()
     inputs, layers = 2 * torch.randn(20, 4, dtype=torch.float64), find_layers(model)
     stream = partial(enumerated, model, inputs, softmax_root)
-    matrices = [method.fit(model, layers, stream, pseudo=given_output_gradient) for method in (KFAC, EKFAC)]
+    matrices = [method.fit(model, layers, stream, pseudo=given_output_gradient)
+                for method in (KFAC, EKFAC)]
     for name, layer in layers.items():
         exact = gauss_newton(model, layer, inputs, softmax_hessian)
         kfac, ekfac = (relative(matrix.dense(name), exact) for matrix in matrices)
@@ -153,7 +165,8 @@ def test_eigenvalue_correction_equals_a_loop_over_sequences(family):
         for sequence in ids:
             logits = model(input_ids=torch.tensor([sequence])).logits[0, :-1]
             loss = -logits.log_softmax(-1).gather(1, torch.tensor(sequence[1:])[:, None]).sum()
-            total = total + (blocks[name].q_s.T @ autograd_gradient(layer, loss) @ blocks[name].q_a) ** 2
+            total = total + (blocks[name].q_s.T
+                             @ autograd_gradient(layer, loss) @ blocks[name].q_a) ** 2
         expected = total / len(ids)
         torch.testing.assert_close(blocks[name].eigenvalues, expected, rtol=100 * ROUNDING[family],
                                    atol=100 * ROUNDING[family] * expected.max().item())
@@ -214,13 +227,15 @@ def test_solve_and_matvec_equal_dense_algebra(method, damping):
     v = {name: torch.randn(3, *shape(layer), dtype=torch.float64) for name, layer in layers.items()}
     solved, back = matrix.solve(v), matrix.matvec(matrix.solve(v))
     for name in layers:
-        damped = matrix.dense(name) + matrix.damping[name] * torch.eye(v[name][0].numel(), dtype=torch.float64)
+        identity = torch.eye(v[name][0].numel(), dtype=torch.float64)
+        damped = matrix.dense(name) + matrix.damping[name] * identity
         expected = torch.linalg.solve(damped, v[name].flatten(1).T).T.reshape(v[name].shape)
         assert relative(solved[name], expected) < 1e-6 and relative(back[name], v[name]) < 1e-6
         squares = (v[name] * expected).flatten(1).sum(1)
         torch.testing.assert_close(matrix.norms(name, v[name]), squares, rtol=1e-6, atol=0)
         if damping is None:
-            assert matrix.damping[name] == pytest.approx(0.1 * torch.diag(matrix.dense(name)).mean().item())
+            assert matrix.damping[name] == pytest.approx(
+                0.1 * torch.diag(matrix.dense(name)).mean().item())
 
 
 def test_identity_is_the_plain_gradient():
@@ -251,7 +266,8 @@ def test_cache_round_trip_damage_and_key(tmp_path):
     stored = load_blocks(path)
     assert list(stored) == sorted(blocks) and [p.name for p in path.parent.iterdir()] == [path.name]
     for name in blocks:
-        assert all(torch.equal(getattr(stored[name], part), value) for part, value in vars(blocks[name]).items())
+        assert all(torch.equal(getattr(stored[name], part), value)
+                   for part, value in vars(blocks[name]).items())
     whole = path.read_bytes()
     flipped = bytearray(whole)
     flipped[-5] ^= 1
@@ -269,14 +285,17 @@ def test_cache_round_trip_damage_and_key(tmp_path):
 
 
 @pytest.mark.parametrize("kind, setting, value", [
-    ("gpt_neo", "activation_function", "relu"), ("gpt_neo", "window_size", 4), ("gpt2", "layer_norm_epsilon", 0.1),
+    ("gpt_neo", "activation_function", "relu"), ("gpt_neo", "window_size", 4),
+    ("gpt2", "layer_norm_epsilon", 0.1),
     ("llama", "rope_parameters", {"rope_theta": 99.0, "rope_type": "default"})])
 def test_the_same_weights_under_another_config_are_another_model(tmp_path, kind, setting, value):
     model = tiny_model(kind, torch.float32)
     keys = {model_key(model)}
-    for folder, attention in (("a", "eager"), ("b", None)):  # loaded from another place, in another way: the same model
+    # loaded from another place, in another way: the same model
+    for folder, attention in (("a", "eager"), ("b", None)):
         model.save_pretrained(tmp_path / folder)
-        keys.add(model_key(AutoModelForCausalLM.from_pretrained(tmp_path / folder, attn_implementation=attention)))
+        keys.add(model_key(AutoModelForCausalLM.from_pretrained(tmp_path / folder,
+                                                                attn_implementation=attention)))
     assert len(keys) == 1
     setattr(model.config, setting, value)
     assert model_key(model) not in keys
@@ -284,7 +303,8 @@ def test_the_same_weights_under_another_config_are_another_model(tmp_path, kind,
 
 def test_labels_are_the_same_whatever_the_default_precision(monkeypatch):
     (batch,) = batches(random_ids(3), 3)
-    logits = torch.randn(*batch.labels.shape, VOCABULARY, generator=torch.Generator().manual_seed(5), dtype=torch.float32)
+    logits = torch.randn(*batch.labels.shape, VOCABULARY,
+                         generator=torch.Generator().manual_seed(5), dtype=torch.float32)
     labels = sampled_labels(logits, batch, 7)
     before = torch.get_default_dtype()
     try:

@@ -1,4 +1,4 @@
-"""What runs on a GPU, on an emulated one: no tensor is left on the CPU, and the answers are the CPU's."""
+"""What runs on a GPU, on an emulated one: no tensor is left on the CPU, the answers are its own."""
 import json
 
 import pytest
@@ -21,7 +21,10 @@ DEVICE = torch.device(accelerator.NAME, 0)
 
 @pytest.fixture
 def present(monkeypatch):
-    """The emulated device is what `auto` finds. It has no float64, as Apple's GPUs: what does without runs anywhere."""
+    """The emulated device is what `auto` finds.
+
+    It has no float64, as Apple's GPUs: what does without runs anywhere.
+    """
     monkeypatch.setattr(models, "_device", lambda name: str(DEVICE) if name == "auto" else name)
     monkeypatch.setattr(accelerator.Emulated, "has_float64", False)
     # else tied weights would part on the way
@@ -29,11 +32,16 @@ def present(monkeypatch):
 
 
 def close(here, there, scale=1.0):
-    """Nested results say the same, numbers up to rounding; influences are compared with the largest of their list."""
+    """Nested results say the same, numbers up to rounding.
+
+    Influences are compared with the largest of their list.
+    """
     if isinstance(there, dict):
-        return list(here) == list(there) and all(close(here[key], there[key], scale) for key in there)
+        alike = (close(here[key], there[key], scale) for key in there)
+        return list(here) == list(there) and all(alike)
     if isinstance(there, list):
-        values = [abs(entry["influence"]) for entry in there if isinstance(entry, dict) and "influence" in entry]
+        values = [abs(entry["influence"]) for entry in there if isinstance(entry, dict)
+                  and "influence" in entry]
         scale = max([scale, *values])
         return len(here) == len(there) and all(close(*pair, scale) for pair in zip(here, there))
     if isinstance(there, float):
@@ -45,8 +53,10 @@ def test_the_emulator_fails_where_a_gpu_does():
     here, there = torch.ones(2, 3), torch.ones(2, 3, device=DEVICE, requires_grad=True)
     at = torch.tensor([0])
     for mixed in (lambda: here + there, lambda: here @ there.T, lambda: torch.cat([here, there]),
-                  lambda: here.add_(there.detach()), lambda: here + there.sum(), lambda: here[at.to(DEVICE)],
-                  lambda: torch.stack([there.sum(), torch.tensor(1.0)]), lambda: torch.nn.Linear(3, 1)(there),
+                  lambda: here.add_(there.detach()), lambda: here + there.sum(),
+                  lambda: here[at.to(DEVICE)],
+                  lambda: torch.stack([there.sum(), torch.tensor(1.0)]),
+                  lambda: torch.nn.Linear(3, 1)(there),
                   lambda: torch.tensor(1.0).add_(there.detach().sum()),
                   lambda: torch.nn.functional.embedding(at, there)):
         with pytest.raises(RuntimeError, match="same device"):
@@ -65,12 +75,15 @@ def test_the_emulator_fails_where_a_gpu_does():
     assert there.grad.tolist() == (2 * here).tolist() and there.sum().item() == 6
 
 
-@pytest.mark.parametrize("options", ["--index index", *(pytest.param(options, marks=pytest.mark.slow) for options in (
-    "--all-scores all.safetensors", "--method kfac --prefilter 8 --scope all", "--precision bfloat16"))])
+@pytest.mark.parametrize(
+    "options", ["--index index", *(pytest.param(options, marks=pytest.mark.slow) for options in (
+    "--all-scores all.safetensors", "--method kfac --prefilter 8 --scope all",
+    "--precision bfloat16"))])
 def test_the_terminal(present, options, tmp_path, capsys, monkeypatch):
     found, given = {}, "--limit 12 --fit-limit 8 --top 2 --cache kept --json out.json"
     asked = [PROMPT, "--model", str(files.DATA / "small"), *given.split(), *options.split()]
-    for device in ("auto", "cpu", *["auto"] * ("--index" in options)):  # the last time from what is kept
+    # the last time from what is kept
+    for device in ("auto", "cpu", *["auto"] * ("--index" in options)):
         (tmp_path / device).mkdir(exist_ok=True)
         monkeypatch.chdir(tmp_path / device)
         assert main([*asked, "--device", device]) == 0, capsys.readouterr().err
@@ -87,15 +100,19 @@ def test_the_terminal(present, options, tmp_path, capsys, monkeypatch):
 def test_the_explorer(present, tmp_path):
     answers = []
     for device in ("auto", "cpu"):
-        explorer = Explorer.open(files.DATA / "small", limit=12, fit_limit=8, cache=tmp_path / device, device=device,
+        explorer = Explorer.open(files.DATA / "small", limit=12, fit_limit=8,
+                                 cache=tmp_path / device, device=device,
                                  quiet=True)
         assert explorer.setting.device == (DEVICE if device == "auto" else torch.device("cpu"))
-        question, drawn = explorer.ask(PROMPT), explorer.ask(PROMPT, length=4, temperature=1.0, seed=1)
+        question = explorer.ask(PROMPT)
+        drawn = explorer.ask(PROMPT, length=4, temperature=1.0, seed=1)
         layer = list(explorer.setting.layers)[1]
         views = [explorer.view(question, chosen, method, 3, layer) for method in explorer.methods
                  for chosen in (None, [0])]
-        looked = [explorer.look_up(question, text) for text in ("3", "The frog said nothing, and nobody minded.")]
-        answers.append(json.loads(json.dumps(explorer.result(*views, *looked, explorer.view(drawn)))))
+        looked = [explorer.look_up(question, text)
+                  for text in ("3", "The frog said nothing, and nobody minded.")]
+        answers.append(
+            json.loads(json.dumps(explorer.result(*views, *looked, explorer.view(drawn)))))
     assert close(*answers)
 
 
@@ -109,7 +126,8 @@ def everything(model, ids):
     gradients, log_probs = influence.query_gradients(model, layers, QUERIES)
     newton = exact.GaussNewton(model, layers, stream, matrix.damping, matrix, steps=2)
     solved = newton.solve(gradients)
-    measures, pairs = [matrix, curvature.Identity(layers)], [(query, row) for query in (0, 1) for row in range(count)]
+    measures = [matrix, curvature.Identity(layers)]
+    pairs = [(query, row) for query in (0, 1) for row in range(count)]
     scores, norms = influence.scores_and_lengths(model, layers, stream(), solved, measures, count)
     values = influence.tokenwise(model, layers, stream(), solved, count, pairs)
     for pair, value in values.items():
@@ -142,7 +160,7 @@ def test_other_architectures_and_curvatures(family, present):
 def test_dense_matrices_on_a_device_with_float64():
     ids, model, answers = random_ids(4, (3, 9)), tiny_model("gpt2"), []
     for device in (DEVICE, "cpu"):
-        def stream():
+        def stream(device=device):
             return (batch.to(device) for batch in stories.batches(ids, 4))
 
         layers = find_layers(model.to(device), "h.0.attn.c_proj")

@@ -28,7 +28,7 @@ DAMPING = 0.05
 
 @pytest.fixture(scope="module")
 def toy():
-    """A small classifier in float64, its layers, its data as two batches, and a loss of θ written anew."""
+    """A small classifier in float64, its layers, its data as two batches, a loss of θ anew."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)).double()
     inputs, labels = torch.randn(30, 4, dtype=torch.float64), torch.randint(3, (30,))
@@ -46,15 +46,18 @@ def toy():
 def truth(toy):
     """θ, Hessian, Gauss–Newton matrix: dense, by torch.autograd.functional alone."""
     model, layers, _, logits, labels = toy
-    theta = torch.cat([torch.cat([model[at].weight, model[at].bias[:, None]], 1).flatten() for at in (0, 2)]).detach()
-    hessian = torch.autograd.functional.hessian(lambda t: nn.functional.cross_entropy(logits(t), labels), theta)
+    theta = torch.cat([torch.cat([model[at].weight, model[at].bias[:, None]], 1).flatten()
+                       for at in (0, 2)]).detach()
+    hessian = torch.autograd.functional.hessian(
+        lambda t: nn.functional.cross_entropy(logits(t), labels), theta)
     jacobian, p = torch.autograd.functional.jacobian(logits, theta), logits(theta).softmax(-1)
     bend = torch.diag_embed(p) - p[:, :, None] * p[:, None]
     return theta, hessian, torch.einsum("nip,nij,njq->pq", jacobian, bend, jacobian) / len(labels)
 
 
 def some_vectors(layers, *leading):
-    return {name: torch.randn(*leading, *theta.shape, dtype=torch.float64) for name, theta in weights(layers).items()}
+    return {name: torch.randn(*leading, *theta.shape, dtype=torch.float64)
+            for name, theta in weights(layers).items()}
 
 
 def test_theta_is_the_models_weights_and_goes_back_into_it(toy, truth):
@@ -74,7 +77,8 @@ def test_exact_products_and_blocks(toy, truth, kind, at):
     assert relative(matrix.product(flat), flat @ truth[at]) < 1e-8
     for damped in (matrix.damped_product(flat), flatten(matrix.matvec(v))):
         assert relative(damped, flat @ truth[at] + DAMPING * flat) < 1e-8
-    assert relative(matrix.dense(), truth[at]) < 1e-8 and relative(matrix.dense("2"), truth[at][25:, 25:]) < 1e-8
+    assert relative(matrix.dense(), truth[at]) < 1e-8
+    assert relative(matrix.dense("2"), truth[at][25:, 25:]) < 1e-8
     assert relative(truth[1], truth[2]) > 0.01  # two matrices that can be told apart
 
 
@@ -107,19 +111,24 @@ def test_blocks_are_the_diagonal_blocks_and_nothing_else(toy, truth):
 
 
 def test_fishers(toy, truth):
-    """Sampled labels converge to G; labels of the data give the mean outer product of the data's gradients."""
+    """Sampled labels converge to G; those of the data give the mean outer product of gradients."""
     model, layers, batches, logits, labels = toy
-    few, many = (relative(Dense.fisher(model, layers, batches, 0, draws=draws).dense(), truth[2]) for draws in (3, 300))
+    few, many = (relative(Dense.fisher(model, layers, batches, 0, draws=draws).dense(), truth[2])
+                 for draws in (3, 300))
     assert many < 0.1 and many < few / 4
-    losses = nn.functional.cross_entropy(logits(truth[0].requires_grad_()), labels, reduction="none")
-    rows = torch.stack([torch.autograd.grad(loss, truth[0], retain_graph=True)[0] for loss in losses])
+    losses = nn.functional.cross_entropy(logits(truth[0].requires_grad_()), labels,
+                                         reduction="none")
+    rows = torch.stack([torch.autograd.grad(loss, truth[0], retain_graph=True)[0]
+                        for loss in losses])
     truth[0].requires_grad_(False)
-    assert relative(Dense.fisher(model, layers, batches, 0, labels="data").dense(), rows.T @ rows / 30) < 1e-8
+    assert relative(Dense.fisher(model, layers, batches, 0, labels="data").dense(),
+                    rows.T @ rows / 30) < 1e-8
 
 
 def test_diagonal_is_the_diagonal_of_the_fisher(toy):
     model, layers, batches, *_ = toy
-    found = Diagonal.fit(model, layers, batches, 0.1, pseudo=partial(pseudo_gradients, labels="data")).dense()
+    found = Diagonal.fit(model, layers, batches, 0.1,
+                         pseudo=partial(pseudo_gradients, labels="data")).dense()
     expected = Dense.fisher(model, layers, batches, 0.1, labels="data").dense()
     assert relative(found, torch.diag(expected.diagonal())) < 1e-8
 
@@ -131,7 +140,8 @@ def test_gauss_newton_of_a_language_model_with_padding(kind):
     matrix = GaussNewton(model, {name: layer}, lambda: batches(ids, 2), DAMPING)
     v = flatten(some_vectors({name: layer}, 2))
     error = relative(matrix.product(v), v @ language_model_fisher(model, layer, ids))
-    assert error < (1e-9 if kind == "gpt2" else 1e-3)  # the others compute parts of a pass in float32
+    # the others compute parts of a pass in float32
+    assert error < (1e-9 if kind == "gpt2" else 1e-3)
 
 
 def test_conjugate_gradients_with_a_good_preconditioner_need_fewer_steps(toy, truth):

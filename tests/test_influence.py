@@ -5,7 +5,15 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from builders import QUERIES, ROUNDING, autograd_gradient, loss_of, query_loss, random_ids, tiny_model
+from builders import (
+    QUERIES,
+    ROUNDING,
+    autograd_gradient,
+    loss_of,
+    query_loss,
+    random_ids,
+    tiny_model,
+)
 from torch import nn
 
 from helpers.capture import backward_pass, find_layers
@@ -36,7 +44,8 @@ def near(found, expected, family):
 def setting(family, dtype=torch.float64, count=10, method=EKFAC):
     model, ids = tiny_model(family, dtype), random_ids(count)
     layers = find_layers(model)
-    matrix = method.fit(model, layers, lambda: batches(ids, 4)) if method is not Identity else Identity(layers)
+    matrix = (Identity(layers) if method is Identity
+              else method.fit(model, layers, lambda: batches(ids, 4)))
     gradients, log_probs = query_gradients(model, layers, QUERIES)
     return model, layers, ids, matrix, matrix.solve(gradients), log_probs
 
@@ -63,7 +72,8 @@ def test_scores_equal_autograd_gradients_through_a_dense_inverse(family, method)
         g = matrix.dense(name)
         if method is not Identity:
             g = g + matrix.damping[name] * torch.eye(len(g), dtype=torch.float64)
-        q, r = (torch.stack([autograd_gradient(layer, loss).flatten() for loss in some]) for some in (asked, losses))
+        q, r = (torch.stack([autograd_gradient(layer, loss).flatten() for loss in some])
+                for some in (asked, losses))
         expected = expected + q @ torch.linalg.solve(g, r.T) / len(ids)
     near(scores, expected, family)
 
@@ -106,7 +116,8 @@ def test_tokenwise_picks_the_same_values_as_all_pairs():
 def only(batch, wanted):
     keep = [at for at, row in enumerate(batch.index) if row in wanted]
     if keep:
-        yield type(batch)([batch.index[at] for at in keep], batch.input_ids[keep], batch.mask[keep], batch.labels[keep])
+        yield type(batch)([batch.index[at] for at in keep], batch.input_ids[keep], batch.mask[keep],
+                          batch.labels[keep])
 
 
 def test_two_stories_have_two_profiles_and_a_changed_query_changes_them(family):
@@ -123,7 +134,7 @@ def test_two_stories_have_two_profiles_and_a_changed_query_changes_them(family):
 
 
 def test_token_values_equal_the_effect_of_one_tokens_term():
-    """r_t = Ds_t ā_tᵀ: nudging the layer's output at position t along P ā_t changes the loss by −N·I_t."""
+    """r_t = Ds_t ā_tᵀ: nudging the output at position t along P ā_t changes the loss by −N·I_t."""
     model, layers, ids, _, ihvps, _ = setting("gpt2")
     values, sequence = all_token_scores(model, layers, ids, ihvps)[0, 3], ids[3]
     largest = values.abs().max().item()
@@ -136,7 +147,9 @@ def test_token_values_equal_the_effect_of_one_tokens_term():
             push[t] = ihvps[name][0] @ captured[name].inputs[0, t]
             losses = []
             for sign in (step, -step):
-                handle = layer.register_forward_hook(lambda module, args, output: output + sign * push)
+                def nudged(module, args, output, push=sign * push):
+                    return output + push
+                handle = layer.register_forward_hook(nudged)
                 losses.append(loss_of(model, sequence).item())
                 handle.remove()
             slope = (losses[0] - losses[1]) / (2 * step) / len(ids)
@@ -154,7 +167,8 @@ def test_normalised_scores_divide_by_the_preconditioned_norm():
             r = autograd_gradient(layer, loss_of(model, sequence))[None]
             preconditioned += (r * matrix.solve({name: r})[name]).sum().item()
             plain += r.pow(2).sum().item()
-        assert norms[:, row].tolist() == pytest.approx([preconditioned ** 0.5, plain ** 0.5], rel=1e-4)
+        assert norms[:, row].tolist() == pytest.approx([preconditioned ** 0.5, plain ** 0.5],
+                                                       rel=1e-4)
 
 
 def test_predicted_alignment_is_a_shift_by_one():
@@ -192,7 +206,10 @@ def test_scores_that_are_not_finite_are_refused():
 # -- retraining ----------------------------------------------------------------------------------
 
 class Bigram(nn.Module):
-    """Next token from this token's fixed random features through one trained layer: convex, so retrainable exactly."""
+    """Next token from this token's fixed random features through one trained layer.
+
+    Convex, so it can be retrained exactly.
+    """
 
     def __init__(self, vocabulary=5, width=4):
         super().__init__()
@@ -205,11 +222,12 @@ class Bigram(nn.Module):
 
 
 def objective(model, ids, weights, decay):
-    """Mean over stories of the weighted summed loss, all pairs of tokens at once, and weight decay."""
+    """Mean over stories of the weighted summed loss, all pairs at once, and weight decay."""
     pairs = torch.tensor([pair for sequence in ids for pair in zip(sequence, sequence[1:])])
     owner = torch.tensor([row for row, sequence in enumerate(ids) for _ in sequence[1:]])
     losses = nn.functional.cross_entropy(model(pairs[:, 0]).logits, pairs[:, 1], reduction="none")
-    return weights[owner] @ losses / len(ids) + decay / 2 * sum(p.pow(2).sum() for p in model.parameters())
+    size = sum(p.pow(2).sum() for p in model.parameters())
+    return weights[owner] @ losses / len(ids) + decay / 2 * size
 
 
 def train(ids, weights, decay, start=None):
@@ -217,7 +235,8 @@ def train(ids, weights, decay, start=None):
     nn.init.zeros_(model.mlp.weight), nn.init.zeros_(model.mlp.bias)
     if start:
         model.load_state_dict(start)
-    optimiser = torch.optim.LBFGS(model.parameters(), max_iter=500, tolerance_grad=1e-11, tolerance_change=1e-14,
+    optimiser = torch.optim.LBFGS(model.parameters(), max_iter=500, tolerance_grad=1e-11,
+                                  tolerance_change=1e-14,
                                   line_search_fn="strong_wolfe")
 
     def closure():
@@ -247,7 +266,8 @@ def test_influence_has_the_sign_and_size_of_leave_one_out_retraining():
     changes = torch.tensor(changes, dtype=torch.float64)
     for method, wanted in ((EKFAC, 0.97), (KFAC, 0.95)):
         matrix = method.fit(model, layers, stream, damping=decay)
-        scores = sequence_scores(model, layers, batches(ids, 8), matrix.solve(gradients), len(ids))[0]
+        scores = sequence_scores(model, layers, batches(ids, 8), matrix.solve(gradients),
+                                 len(ids))[0]
         assert torch.corrcoef(torch.stack([scores, changes]))[0, 1] > wanted
         strong = changes.abs() > changes.abs().median()
         assert (scores[strong].sign() == changes[strong].sign()).all()
@@ -266,7 +286,8 @@ def test_slopes_along_the_ihvp_are_the_influence_of_single_loss_terms(family):
     direction, story = {name: one[0] for name, one in ihvps.items()}, max(ids, key=len)
     (batch,) = batches([story])
     slopes = loss_slopes(model, layers, batch, direction)[0]
-    expected = [sum((direction[name] * autograd_gradient(layer, loss)).sum() for name, layer in layers.items())
+    expected = [sum((direction[name] * autograd_gradient(layer, loss)).sum()
+                    for name, layer in layers.items())
                 for loss in term_losses(model, story, story[1:])]
     near(slopes[:-1], torch.stack(expected), family)
     assert slopes[-1] == 0
@@ -281,16 +302,19 @@ def test_input_token_influence_equals_one_changed_story_after_the_other(family):
 
     def influence(read):
         loss = term_losses(model, read, story[1:]).sum()
-        return sum((direction[name] * autograd_gradient(layer, loss)).sum() for name, layer in layers.items())
+        return sum((direction[name] * autograd_gradient(layer, loss)).sum()
+                   for name, layer in layers.items())
 
     original, expected = influence(story), []
     for at in range(1, len(story)):
-        changed = [influence([*story[:at], token, *story[at + 1:]]) for token in others[at - 1].tolist()]
+        changed = [influence([*story[:at], token, *story[at + 1:]])
+                   for token in others[at - 1].tolist()]
         expected.append(original - sum(changed) / 3)
     found = input_token_influence(model, layers, story, direction, 7, draws=3, seed=5, batch_size=4)
     assert found[0] == 0 and found[-1] == 0
     near(found[1:] * 7, torch.stack(expected), family)
-    some = input_token_influence(model, layers, story, direction, 7, draws=3, seed=5, positions=[0, 2, 4])
+    some = input_token_influence(model, layers, story, direction, 7, draws=3, seed=5,
+                                 positions=[0, 2, 4])
     assert some.nonzero()[:, 0].tolist() == [2, 4] and (found[[2, 4]] != 0).all()
     assert (some - found)[[2, 4]].abs().max() < 100 * ROUNDING[family] * found.abs().max()
 

@@ -39,8 +39,10 @@ def test_factors_and_scores_equal_kronfluence(tmp_path):
             tokens[query, batch.index, :values.shape[-1]] = values
 
     asked = Sequences([query for query, _ in QUERIES], LENGTH, [start for _, start in QUERIES])
-    analyzer, theirs = kronfluence_results(model, list(layers), Sequences(ids, LENGTH), asked, tmp_path, DAMPING)
-    vectors, lambdas = analyzer.load_eigendecomposition("factors"), analyzer.load_lambda_matrices("factors")
+    analyzer, theirs = kronfluence_results(model, list(layers), Sequences(ids, LENGTH), asked,
+                                           tmp_path, DAMPING)
+    vectors, lambdas = analyzer.load_eigendecomposition("factors"), analyzer.load_lambda_matrices(
+        "factors")
     for name in layers:
         q_a, q_s = (vectors[f"{side}_eigenvectors"][name] for side in ("activation", "gradient"))
         basis = torch.kron(q_s, q_a)
@@ -49,7 +51,8 @@ def test_factors_and_scores_equal_kronfluence(tmp_path):
         assert relative(ekfac.dense(name), dense) < 1e-3
     for ours, other in ((sequence, theirs[False].double()), (tokens, theirs[True].double())):
         assert pearson(ours, other) > 0.9999
-        torch.testing.assert_close(ours * len(ids), other, rtol=0, atol=1e-3 * other.abs().max().item())
+        torch.testing.assert_close(ours * len(ids), other, rtol=0,
+                                   atol=1e-3 * other.abs().max().item())
 
 
 @pytest.mark.slow
@@ -58,4 +61,5 @@ def test_the_recorded_scores_of_notebook_06_are_those_of_kronfluence_now():
     assert torch.equal(recorded["rows"], now["rows"])
     for name in ("sequence", "token"):
         assert pearson(now[name], recorded[name]) > 0.9999
-        torch.testing.assert_close(now[name], recorded[name], rtol=0, atol=1e-3 * recorded[name].abs().max().item())
+        torch.testing.assert_close(now[name], recorded[name], rtol=0,
+                                   atol=1e-3 * recorded[name].abs().max().item())

@@ -1,4 +1,4 @@
-"""Two processes under torchrun give what one gives: the same stories, the same values to rounding, one table."""
+"""Two processes under torchrun give what one gives: stories, values to rounding, one table."""
 import json
 import os
 import subprocess
@@ -27,19 +27,23 @@ index.PART = 8
 jobs, out, shares = json.loads(sys.argv[1]), Path(sys.argv[2]), {}
 leave, processes.stop = processes.stop, lambda: None  # the group stays for all the jobs
 for name, arguments in jobs.items():
-    with open(out / f"{name}.{os.environ['RANK']}.out", "w") as table, contextlib.redirect_stdout(table):
+    path = out / f"{name}.{os.environ['RANK']}.out"
+    with open(path, "w") as table, contextlib.redirect_stdout(table):
         assert main(arguments) == 0, name
 for total in (0, 1, 2, 7):
     shares[total] = processes.share([10 * row for row in range(total)])
 shares["sum"] = processes.total(torch.tensor([1.0 + processes.rank()])).tolist()
 shares["first"] = processes.from_first(torch.tensor([5.0 + processes.rank()])).tolist()
-shares["everyones"] = processes.everyones({"rank": processes.rank(), "values": [torch.ones(2).sum().item()]})
+mine = {"rank": processes.rank(), "values": [torch.ones(2).sum().item()]}
+shares["everyones"] = processes.everyones(mine)
 def sums(share):
-    return [[name, part.tolist(), str(part.dtype)] for name, part in processes.totals(share).items()]
+    totals = processes.totals(share).items()
+    return [[name, part.tolist(), str(part.dtype)] for name, part in totals]
 def full():
     two = {"dtype": torch.float64}
     return {"b": torch.ones(2, 1, **two), "ä/Λ": torch.tensor(2.0 + processes.rank(), **two)}
-shares["totals"] = [sums(full() if processes.rank() in having else {}) for having in ([0], [1], [0, 1], [])]
+shares["totals"] = [sums(full() if processes.rank() in having else {})
+                    for having in ([0], [1], [0, 1], [])]
 shares["who"] = [processes.rank(), processes.world()]
 (out / f"shares.{processes.rank()}.json").write_text(json.dumps(shares))
 processes.everyones(None)  # returns when all have come here
@@ -50,15 +54,16 @@ TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--np
 
 def torchrun(*arguments):
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    return subprocess.run([*TORCHRUN, *map(str, arguments)], cwd=ROOT, env=environment, capture_output=True, text=True,
+    return subprocess.run([*TORCHRUN, *map(str, arguments)], cwd=ROOT, env=environment,
+                          capture_output=True, text=True,
                           timeout=300)
 
 
 def same(found, expected, rel=1e-3):
     """The whole JSON is equal, numbers to rounding, which is measured on the largest of their kind.
 
-    Two processes add float32 numbers in another order than one. What goes wrong between processes (a share that is
-    lost or counted twice, other labels) changes values by percents.
+    Two processes add float32 numbers in another order than one. What goes wrong between processes
+    (a share that is lost or counted twice, other labels) changes values by percents.
     """
     assert found.keys() == expected.keys()
     for key in found.keys() - {"queries", "damping"}:
@@ -77,7 +82,8 @@ def same(found, expected, rel=1e-3):
             most = max(abs(t["influence"]) for t in right["tokens"])
             for token, wanted in zip(left["tokens"], right["tokens"], strict=True):
                 assert {**token, "influence": 0} == {**wanted, "influence": 0}
-                assert token["influence"] == pytest.approx(wanted["influence"], rel=rel, abs=rel * most)
+                assert token["influence"] == pytest.approx(wanted["influence"], rel=rel,
+                                                           abs=rel * most)
 
 
 @pytest.fixture(scope="module")
@@ -85,13 +91,16 @@ def two(house, tmp_path_factory):
     """The folder in which two processes did every job, one after the other."""
     out = tmp_path_factory.mktemp("two")
     jsonl(out / "one.jsonl", [{"text": made_up(1)[0]}])
-    jobs = {"plain": [], "all": ["--all-scores", out / "all.safetensors"], "prefilter": ["--prefilter", "5"],
-            "identity": ["--method", "identity"], "kfac": ["--method", "kfac", "--cache", out / "cache"],
+    jobs = {"plain": [], "all": ["--all-scores", out / "all.safetensors"],
+            "prefilter": ["--prefilter", "5"],
+            "identity": ["--method", "identity"],
+            "kfac": ["--method", "kfac", "--cache", out / "cache"],
             "again": ["--method", "kfac", "--cache", out / "cache"],
             "index": ["--index", out / "index"], "ask": ["--index", out / "index"],
             "single": ["--stories", out / "one.jsonl", "--top", "1"]}
     ask = ("--queries", house / "queries.jsonl", "--batch-size", 4)
-    lines = {name: command(house, *ask, *more, "--json", out / f"{name}.json")[3:] for name, more in jobs.items()}
+    lines = {name: command(house, *ask, *more, "--json", out / f"{name}.json")[3:]
+             for name, more in jobs.items()}
     (out / "several.py").write_text(SEVERAL, encoding="utf-8")
     done = torchrun(out / "several.py", json.dumps(lines), out)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -104,17 +113,21 @@ def of(out, name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["plain", "all", "prefilter", "identity", "kfac", "again", "single"])
+@pytest.mark.parametrize("name",
+                         ["plain", "all", "prefilter", "identity", "kfac", "again", "single"])
 def test_two_processes_equal_one(name, two, house, result, tmp_path):
     out, jobs = two
-    mine = [tmp_path / "all.safetensors" if name == "all" and "safetensors" in str(a) else a for a in jobs[name]]
-    expected = result("--queries", house / "queries.jsonl", *mine, "--batch-size", 4, "--cache", "none")
+    mine = [tmp_path / "all.safetensors" if name == "all" and "safetensors" in str(a) else a
+            for a in jobs[name]]
+    expected = result("--queries", house / "queries.jsonl", *mine, "--batch-size", 4, "--cache",
+                      "none")
     same(of(out, name), expected)
     if name == "all":
         found, wanted = load_file(out / "all.safetensors"), load_file(tmp_path / "all.safetensors")
         assert found.keys() == wanted.keys()
         for key in wanted:
-            torch.testing.assert_close(found[key], wanted[key], rtol=1e-3, atol=1e-3 * wanted[key].abs().max().item())
+            torch.testing.assert_close(found[key], wanted[key], rtol=1e-3,
+                                       atol=1e-3 * wanted[key].abs().max().item())
     tables = [(out / f"{name}.{rank}.out").read_text() for rank in (0, 1)]
     assert tables[0].count("Stories that raise") == len(expected["queries"]) and tables[1] == ""
 
@@ -122,7 +135,8 @@ def test_two_processes_equal_one(name, two, house, result, tmp_path):
 @pytest.mark.slow
 def test_factors_that_two_processes_kept_serve_both(two):
     out, _ = two
-    assert [path.suffix for path in (out / "cache").glob("*") if not path.name.startswith(".")] == [".safetensors"]
+    assert [path.suffix for path in (out / "cache").glob("*")
+            if not path.name.startswith(".")] == [".safetensors"]
     same(of(out, "again"), of(out, "kfac"))
 
 
@@ -134,7 +148,8 @@ def test_an_index_that_two_processes_built_is_asked_by_one(two, house, result, c
     held = {path.name: path.read_bytes() for path in (out / "index").iterdir()}
     assert len(held) == 1 + 6  # head; two processes, three rounds of 8 stories
     alone = result(*ask, "--index", out / "index")
-    assert {path.name: path.read_bytes() for path in (out / "index").iterdir()} == held  # nothing was missing
+    # nothing was missing
+    assert {path.name: path.read_bytes() for path in (out / "index").iterdir()} == held
     for found in (of(out, "index"), of(out, "ask"), alone):
         same(found, expected)
 
@@ -144,27 +159,32 @@ def test_every_row_has_one_process(two):
     shares = [json.loads((two[0] / f"shares.{rank}.json").read_text()) for rank in (0, 1)]
     for total in (0, 1, 2, 7):
         mine, theirs = shares[0][str(total)], shares[1][str(total)]
-        assert sorted(mine + theirs) == [10 * row for row in range(total)] and 0 <= len(mine) - len(theirs) <= 1
+        assert sorted(mine + theirs) == [10 * row for row in range(total)]
+        assert 0 <= len(mine) - len(theirs) <= 1
         assert mine == sorted(mine) and theirs == sorted(theirs)
     for rank, share in enumerate(shares):
         assert (share["sum"], share["first"]) == ([3.0], [5.0])
         assert share["everyones"] == [{"rank": 0, "values": [2.0]}, {"rank": 1, "values": [2.0]}]
         assert share["who"] == [rank, 2]
-        assert share["totals"] == [[["b", ones, "torch.float64"], ["ä/Λ", value, "torch.float64"]] for ones, value in
-                                   (([[1.0], [1.0]], 2.0), ([[1.0], [1.0]], 3.0), ([[2.0], [2.0]], 5.0))] + [[]]
+        assert share["totals"] == [[["b", ones, "torch.float64"], ["ä/Λ", value, "torch.float64"]]
+                                   for ones, value in
+                                   (([[1.0], [1.0]], 2.0), ([[1.0], [1.0]], 3.0),
+                                    ([[2.0], [2.0]], 5.0))] + [[]]
 
 
 @pytest.mark.slow
 def test_the_module_itself_under_torchrun_prints_one_table(house, result, tmp_path):
     asked = command(house, PROMPT, "--completion", " fox", "--json", tmp_path / "two.json")
     done = torchrun("-m", "helpers", *asked[3:])
-    assert done.returncode == 0 and done.stdout.count("Stories that raise") == 1, done.stderr[-3000:]
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("Stories that raise") == 1
     same(json.loads((tmp_path / "two.json").read_text()), result(PROMPT, "--completion", " fox"))
 
 
 @pytest.mark.slow
 def test_a_mistake_under_torchrun_is_told_and_ends(house, tmp_path):
-    asked = command(house, PROMPT, "--completion", " fox", "--top", 25, "--json", tmp_path / "a.json")
+    asked = command(house, PROMPT, "--completion", " fox", "--top", 25, "--json",
+                    tmp_path / "a.json")
     done = torchrun("-m", "helpers", *asked[3:])
     assert done.returncode != 0 and done.stdout == "" and not (tmp_path / "a.json").exists()
     assert "error: --top 25" in done.stderr and "give at most 24" in done.stderr
@@ -187,10 +207,11 @@ def test_one_process_alone_gets_back_what_it_gave():
 
 
 def test_sums_of_two_shares_add_up_to_the_whole():
-    """Without a group the sums of two shares add up to those of all: what `totals` does across processes."""
+    """Without a group: what `totals` adds across processes."""
     model = tiny_model("gpt2")
     layers, stream = find_layers(model), list(batches(random_ids(10), 2))
-    whole, *split = (covariances(model, layers, part) for part in (stream, stream[::2], stream[1::2]))
+    whole, *split = (covariances(model, layers, part)
+                     for part in (stream, stream[::2], stream[1::2]))
     assert whole.keys() == split[0].keys() == split[1].keys()
     for name, expected in whole.items():
         assert expected.dtype == torch.float64

@@ -19,7 +19,8 @@ RECORDS = sorted(path.stem for path in (ROOT / "data").glob("*.safetensors"))
 
 
 def test_nothing_recorded_is_missing():
-    assert RECORDS == ["counterfactual_tokens", "kronfluence_scores", "planted_scores", "retrainings"]
+    assert RECORDS == ["counterfactual_tokens", "kronfluence_scores", "planted_scores",
+                       "retrainings"]
 
 
 @pytest.mark.parametrize("name", RECORDS)
@@ -27,7 +28,8 @@ def test_a_record_belongs_to_the_files_beside_it(name):
     path = ROOT / "data" / f"{name}.safetensors"
     tensors, notes = load_record(path)
     assert all(torch.isfinite(tensor).all() for tensor in tensors.values())
-    assert (ROOT / notes["script"]).is_file() and json.loads(notes["inputs"]) and path.stat().st_size < 1.5e6
+    assert (ROOT / notes["script"]).is_file() and json.loads(notes["inputs"])
+    assert path.stat().st_size < 1.5e6
 
 
 def test_a_record_of_other_files_is_refused(tmp_path):
@@ -47,7 +49,8 @@ def test_recorded_ranks_are_those_of_found_share():
     scores = torch.randint(12, (2, 40), generator=draw).float()  # with ties
     teachers = [3, 17, 22, 39, 5]
     for at in range(2):
-        assert torch.equal(ranks(scores, at)[teachers] < len(teachers), found_share(scores[at], teachers))
+        assert torch.equal(ranks(scores, at)[teachers] < len(teachers),
+                           found_share(scores[at], teachers))
 
 
 def test_planted_scores_hold_every_planted_place_once():

@@ -1,4 +1,4 @@
-"""Training as a function of the data's weights: against torch's Adam and finite differences; BM25."""
+"""Training as a function of the data's weights: torch's Adam, finite differences; BM25."""
 import json
 import math
 import os
@@ -17,7 +17,8 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from helpers import retrain, search
 from helpers.stories import IGNORE, InputError, batches
 
-IDS = [[1, 5, 9, 7, 3, 2, 8], [4, 4, 6, 1, 7], [2, 9, 8, 7, 6, 5, 3, 1], [7, 1, 1, 2], [3, 8, 9, 9, 4, 2],
+IDS = [[1, 5, 9, 7, 3, 2, 8], [4, 4, 6, 1, 7], [2, 9, 8, 7, 6, 5, 3, 1], [7, 1, 1, 2],
+       [3, 8, 9, 9, 4, 2],
        [6, 5, 2, 8, 1]]
 RECIPE = retrain.Recipe(epochs=3, batch_size=2, rate=1e-2, epsilon=1e-6)
 
@@ -25,7 +26,8 @@ RECIPE = retrain.Recipe(epochs=3, batch_size=2, rate=1e-2, epsilon=1e-6)
 @pytest.fixture(scope="module")
 def model():
     torch.manual_seed(0)
-    config = GPT2Config(vocab_size=12, n_positions=16, n_embd=8, n_layer=2, n_head=2, bos_token_id=0, eos_token_id=0,
+    config = GPT2Config(vocab_size=12, n_positions=16, n_embd=8, n_layer=2, n_head=2,
+                        bos_token_id=0, eos_token_id=0,
                         resid_pdrop=0, embd_pdrop=0, attn_pdrop=0)
     return GPT2LMHeadModel(config).double().eval()
 
@@ -40,7 +42,8 @@ def questions():
 def test_training_is_torchs_adam(model):
     """With a vanishing epsilon the place of epsilon does not matter."""
     import copy
-    other, recipe = copy.deepcopy(model), retrain.Recipe(epochs=2, batch_size=2, rate=1e-2, epsilon=1e-30)
+    other = copy.deepcopy(model)
+    recipe = retrain.Recipe(epochs=2, batch_size=2, rate=1e-2, epsilon=1e-30)
     order = recipe.order(len(IDS), seed=4)
     optimizer = torch.optim.Adam(other.parameters(), lr=recipe.rate, betas=recipe.betas, eps=1e-15)
     mean_targets = sum(len(ids) - 1 for ids in IDS) / len(IDS)
@@ -56,7 +59,8 @@ def test_training_is_torchs_adam(model):
         optimizer.step()
     ours = retrain.train(model, IDS, recipe, seed=4).theta
     theirs = torch.cat([parameter.detach().flatten() for parameter in other.parameters()])
-    # a parameter whose gradient is pure rounding (the key bias) moves by its sign: no two programs agree there
+    # a parameter whose gradient is pure rounding (the key bias) moves by its sign: no two programs
+    # agree there
     assert ((ours - theirs).abs() > 1e-5).float().mean() < 0.02
     assert (ours - retrain.start(model).theta).abs().max() > 1e-2
 
@@ -67,32 +71,37 @@ def test_metagradient_against_finite_differences(model, questions):
     assert exact.shape == (2, 6, 8)
 
     def outcome(weights):
-        return retrain.log_probs(model, questions, retrain.train(model, IDS, RECIPE, 3, weights).theta).detach()
+        return retrain.log_probs(model, questions,
+                                 retrain.train(model, IDS, RECIPE, 3, weights).theta).detach()
 
     step, base = 1e-5, torch.ones(6, 8, dtype=torch.float64)
     for row, t in ((0, 2), (2, 6), (3, 0), (5, 3)):
         moved = torch.zeros_like(base)
         moved[row, t] = step
         slope = (outcome(base + moved) - outcome(base - moved)) / (2 * step)
-        assert torch.allclose(exact[:, row, t], slope, rtol=1e-2, atol=1e-4 * exact.abs().max().item())
+        assert torch.allclose(exact[:, row, t], slope, rtol=1e-2,
+                              atol=1e-4 * exact.abs().max().item())
     whole = torch.zeros(6, 1, dtype=torch.float64)
     whole[1] = step
     slope = (outcome(base + whole) - outcome(base - whole)) / (2 * step)
-    assert torch.allclose(exact[:, 1].sum(-1), slope, rtol=1e-2, atol=1e-4 * exact.abs().max().item())
+    assert torch.allclose(exact[:, 1].sum(-1), slope, rtol=1e-2,
+                          atol=1e-4 * exact.abs().max().item())
 
 
 def test_metagradient_is_zero_where_there_is_no_target(model, questions):
     states = retrain.trajectory(model, IDS, RECIPE, 3)
     exact = retrain.metagradient(model, IDS, RECIPE, 3, states, questions)
     for row, ids in enumerate(IDS):
-        assert (exact[:, row, len(ids) - 1:] == 0).all() and (exact[:, row, :len(ids) - 1] != 0).all()
+        assert (exact[:, row, len(ids) - 1:] == 0).all()
+        assert (exact[:, row, :len(ids) - 1] != 0).all()
 
 
 def test_a_story_of_weight_0_is_a_story_that_is_not_there(model):
-    """Also for the others in its batch: compared with weights by position, where every story is run."""
+    """Also for the others in its batch: with weights by position every story is run."""
     weights = torch.tensor([1, 0, 1, 0, 1, 2], dtype=torch.float64)
     by_position = weights[:, None].repeat(1, 8)
-    by_position[1, 7] = by_position[3, 7] = 1e-30  # not all 0: the story is run, but has no target there
+    # not all 0: the story is run, but has no target there
+    by_position[1, 7] = by_position[3, 7] = 1e-30
     one, other = (retrain.train(model, IDS, RECIPE, 1, w).theta for w in (weights, by_position))
     assert (one - other).abs().max() < 1e-6
     assert (one - retrain.train(model, IDS, RECIPE, 1).theta).abs().max() > 1e-3
@@ -140,7 +149,8 @@ def test_bm25_against_the_formula_word_by_word():
             for word in asked:
                 holding = sum(word in other for other in words)
                 idf = math.log(1 + (len(texts) - holding + 0.5) / (holding + 0.5))
-                value += idf * count[word] * 2.5 / (count[word] + 1.5 * (0.25 + 0.75 * sum(count.values()) / mean))
+                length = 0.25 + 0.75 * sum(count.values()) / mean
+                value += idf * count[word] * 2.5 / (count[word] + 1.5 * length)
             assert found[query, row] == pytest.approx(value)
 
 
@@ -174,12 +184,14 @@ def small():
 def cut_off(job, work=recorder.work):
     while '"outcome"' not in kept.read_text() and job[2][1] > 0:
         time.sleep(0.05)
-    if half and job[2][1] > 0:  # all processes of this run, as soon as the first job's line is there
+    if half and job[2][1] > 0:
+        # all processes of this run, as soon as the first job's line is there
         os.killpg(os.getpgrp(), signal.SIGKILL)
     return work(job)
 
 
-fork = recorder.multiprocessing.get_context("fork")  # a spawned worker would load all libraries once more
+# a spawned worker would load all libraries once more
+fork = recorder.multiprocessing.get_context("fork")
 recorder.multiprocessing.get_context = lambda kind: fork
 recorder.Setting, recorder.work = small, cut_off
 if __name__ == "__main__":
@@ -196,8 +208,10 @@ def test_recorded_retrainings_survive_kill_9(tmp_path):
     script.write_text(RECORDER)
 
     def record(*more):
-        return subprocess.run([sys.executable, str(script), str(kept), *more], cwd=ROOT, capture_output=True, text=True,
-                              env=os.environ | {"PYTHONPATH": str(ROOT)}, start_new_session=True, timeout=300)
+        return subprocess.run([sys.executable, str(script), str(kept), *more], cwd=ROOT,
+                              capture_output=True, text=True,
+                              env=os.environ | {"PYTHONPATH": str(ROOT)}, start_new_session=True,
+                              timeout=300)
 
     assert record("killed").returncode == -signal.SIGKILL
     first = kept.read_text().strip()

@@ -1,4 +1,7 @@
-"""Layers are tried before they are tracked: each way in which a hook can see the wrong thing, built into a small GPT-2."""
+"""Layers are tried before they are tracked.
+
+Each way in which a hook can see the wrong thing is built into a small GPT-2.
+"""
 import re
 
 import pytest
@@ -38,7 +41,8 @@ class TimeFirst(Mlp):
 
 class FlatTimeFirst(Mlp):
     def run(self, x):
-        return self.second(x.transpose(0, 1).flatten(0, 1)).view(x.shape[1], x.shape[0], -1).transpose(0, 1)
+        rows = self.second(x.transpose(0, 1).flatten(0, 1))
+        return rows.view(x.shape[1], x.shape[0], -1).transpose(0, 1)
 
 
 class Turned(Mlp):
@@ -141,7 +145,8 @@ def model_with(kind):
 def test_what_can_be_put_back_is(kind):
     model = model_with(kind)
     tracked = track(model)
-    assert list(tracked.layers) == ["transformer.h.0.mlp.c_fc", "transformer.h.0.mlp.c_proj", "transformer.h.1.mlp.first",
+    assert list(tracked.layers) == ["transformer.h.0.mlp.c_fc", "transformer.h.0.mlp.c_proj",
+                                    "transformer.h.1.mlp.first",
                                     "transformer.h.1.mlp.second"] and tracked.note is None
     ids = [[3, 8, 1, 14, 9], [5, 2, 7]]
     (batch,) = batches(ids, 2)
@@ -153,8 +158,10 @@ def test_what_can_be_put_back_is(kind):
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
 
 
-FAULTS = {TimeFirst: "3 × 2 positions", FlatTimeFirst: "another order", Turned: "another order", Twice: "runs 2 times", Tripled: "2 × 9 positions",
-          Routed: "positions|only some", PastItsForward: "never called", UsedTwice: "used elsewhere",
+FAULTS = {TimeFirst: "3 × 2 positions", FlatTimeFirst: "another order", Turned: "another order",
+          Twice: "runs 2 times", Tripled: "2 × 9 positions",
+          Routed: "positions|only some", PastItsForward: "never called",
+          UsedTwice: "used elsewhere",
           BiasTwice: "used elsewhere", Several: "more than one result",
           NotLinear: "more than multiply", InPlace: "no gradient back"}
 
@@ -164,7 +171,8 @@ def test_what_cannot_is_left_out_or_refused_with_a_scope_that_works(kind, reason
     model, name = model_with(kind), "transformer.h.1.mlp.second"
     tracked = track(model)
     assert name not in tracked.layers and len(tracked.layers) == 3
-    assert re.search(reason, tracked.note) and name in tracked.note and "240 parameters" in tracked.note
+    assert re.search(reason, tracked.note) and name in tracked.note
+    assert "240 parameters" in tracked.note
     message = complaint(track, model, "mlp.*(second|c_fc)")
     assert re.search(reason, message) and name in message
     scope = message.rpartition("--scope ")[2].strip("'")
@@ -184,8 +192,10 @@ def test_weights_that_are_no_layer_are_counted_and_said():
 
 def test_an_expert_that_saw_no_token_of_the_trial_is_no_idle_layer():
     tracked = track(model_with(Experts))
-    assert not any("experts" in name for name in tracked.layers) and "transformer.h.1.mlp.second" in tracked.layers
-    assert "experts.0 is one of several of which only some" in tracked.note and "720 parameters" in tracked.note
+    assert not any("experts" in name for name in tracked.layers)
+    assert "transformer.h.1.mlp.second" in tracked.layers
+    assert "experts.0 is one of several of which only some" in tracked.note
+    assert "720 parameters" in tracked.note
 
 
 def test_what_text_does_not_run_through_is_no_layer_and_no_loss():
@@ -200,7 +210,8 @@ def test_what_text_does_not_run_through_is_no_layer_and_no_loss():
 
 def test_a_model_without_mlp_names_a_scope_that_works():
     import transformers
-    config = transformers.MambaConfig(vocab_size=31, hidden_size=16, state_size=4, num_hidden_layers=2, initializer_range=0.3)
+    config = transformers.MambaConfig(vocab_size=31, hidden_size=16, state_size=4,
+                                      num_hidden_layers=2, initializer_range=0.3)
     model = transformers.MambaForCausalLM(config).eval()
     scope = complaint(track, model).rpartition("--scope ")[2].strip("'")
     assert len(track(model, scope).layers) == 6
