@@ -16,17 +16,8 @@ from .. import default_cache, pictures
 from ..curvature import Identity
 from ..influence import Strongest, query_gradients, tokenwise, top_indices
 from ..search import WORD, tfidf
-from ..sources import (
-    Tracked,
-    context_length,
-    load_model,
-    load_planted,
-    load_stories,
-    read_corpus,
-    read_query,
-    share,
-    track,
-)
+from ..sources import (Tracked, context_length, load_model, load_planted, load_stories, read_corpus,
+                       read_query, share, track)
 from ..sources.files import local_path, present
 from ..sources.records import KINDS
 from ..stories import EncodedQuery, InputError, Query, Story, token_texts
