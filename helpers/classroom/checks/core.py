@@ -5,6 +5,7 @@ raises, so Run All passes with stubs, half answers and solutions, and nothing an
 or to the default precision reaches the oracle or the learner's next cell.
 """
 import functools
+import tracemalloc
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -102,6 +103,32 @@ def copied(value):
     return {key: copied(part) for key, part in value.items()} if isinstance(value, dict) else value
 
 
+class _Largest(torch.utils._python_dispatch.TorchDispatchMode):
+    """Remembers the bytes of the largest tensor that is made inside the block."""
+    size = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for part in result if isinstance(result, (tuple, list)) else [result]:
+            if isinstance(part, torch.Tensor):
+                self.size = max(self.size, part.untyped_storage().nbytes())
+        return result
+
+
+def bytes_formed(answer, *arguments) -> int:
+    """Bytes of the largest tensor that the answer makes, or of its arrays and lists together if that is more.
+
+    For a constraint on a card, once the numbers are right. About 100 KB come from Python itself.
+    """
+    with _Largest() as largest:
+        tracemalloc.start()
+        try:
+            call(answer, *arguments)
+            return max(largest.size, tracemalloc.get_traced_memory()[1])
+        finally:
+            tracemalloc.stop()
+
+
 def numbers(value, what="your result") -> torch.Tensor:
     """A tensor of what holds numbers: a tensor, an array, a number, lists of any of these (read in float64).
 
@@ -178,7 +205,9 @@ def compare_all(cases: list[tuple[torch.Tensor, Expected]]) -> None:
 def _equal(value, other, expected):
     tolerance = max(expected.tolerance, HALF if value.dtype in (torch.float16, torch.bfloat16) else 0)
     value, other = value.double(), torch.as_tensor(other).detach().double()
-    return value.shape == other.shape and bool((value - other).abs().max() <= tolerance * other.abs().max())
+    if value.shape != other.shape or not torch.isfinite(other).all():  # no tolerance is relative to infinity
+        return False
+    return bool((value - other).abs().max() <= tolerance * other.abs().max())
 
 
 def _misconception(cases):
@@ -194,9 +223,11 @@ def _misconception(cases):
 def _pattern(cases):
     """What is plain from the values alone, whatever the exercise."""
     what = cases[0][1].what
-    alike = lambda change: all(_equal(change(value), expected.truth, expected) for value, expected in cases)
+    alike = lambda change: all(_equal(change(value + 0.0), expected.truth, expected) for value, expected in cases)
     if alike(torch.neg):
         return f"{what}: every sign is turned"
+    if all(_equal(value, expected.truth.abs(), expected) for value, expected in cases):
+        return f"{what}: the signs are lost, these are the absolute values of the right ones"
     factors = [(value.double() * truth.double()).sum() / truth.double().pow(2).sum()
                for value, (_, truth, *_) in cases if truth.double().abs().sum() > 0]
     if len(factors) == len(cases) and all(_equal(value, factor * expected.truth.double(), expected) and factor != 0
