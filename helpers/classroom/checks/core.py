@@ -121,12 +121,13 @@ def bytes_formed(answer, *arguments) -> int:
     For a constraint on a card, once the numbers are right. About 100 KB come from Python itself.
     """
     with _Largest() as largest:
-        tracemalloc.start()
-        try:
-            call(answer, *arguments)
-            return max(largest.size, tracemalloc.get_traced_memory()[1])
-        finally:
-            tracemalloc.stop()
+        call(answer, *arguments)
+    tracemalloc.start()  # only for a second call: the first may import modules
+    try:
+        call(answer, *arguments)
+        return max(largest.size, tracemalloc.get_traced_memory()[1])
+    finally:
+        tracemalloc.stop()
 
 
 def numbers(value, what="your result") -> torch.Tensor:
