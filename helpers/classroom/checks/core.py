@@ -115,17 +115,20 @@ class _Largest(torch.utils._python_dispatch.TorchDispatchMode):
         return result
 
 
-def bytes_formed(answer, *arguments) -> int:
-    """Bytes of the largest tensor that the answer makes, or of its arrays and lists together if that is more.
-
-    For a constraint on a card, once the numbers are right. About 100 KB come from Python itself.
-    """
+def largest_tensor(answer, *arguments) -> int:
+    """Bytes of the largest tensor that the answer makes. For a constraint on a card, once the numbers are right."""
     with _Largest() as largest:
         call(answer, *arguments)
+    return largest.size
+
+
+def bytes_formed(answer, *arguments) -> int:
+    """The same, or the bytes of its arrays and lists together if that is more; about 150 KB are Python's own."""
+    largest = largest_tensor(answer, *arguments)
     tracemalloc.start()  # only for a second call: the first may import modules
     try:
         call(answer, *arguments)
-        return max(largest.size, tracemalloc.get_traced_memory()[1])
+        return max(largest, tracemalloc.get_traced_memory()[1])
     finally:
         tracemalloc.stop()
 
