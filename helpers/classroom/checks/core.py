@@ -14,6 +14,14 @@ import torch
 
 TOLERANCE = 1e-4  # of the largest entry: what float32 leaves right in every exercise
 HALF = 3e-2  # the same for answers in float16 and bfloat16
+LOOKS = {  # what may stand in place of the right numbers, whatever the exercise
+    "every sign is turned": torch.neg,
+    "the signs are lost, these are the absolute values of the right ones": torch.abs,
+    "every entry is 0": torch.zeros_like,
+    "every entry is squared": torch.square,
+    "every entry is the root of the right one": torch.sqrt,
+    "every entry is 1 over the right one": torch.reciprocal,
+}
 SIGNS = {"correct": "✓", "wrong": "✗", "not attempted": "·"}
 
 
@@ -203,7 +211,8 @@ def compare_all(cases: list[tuple[torch.Tensor, Expected]]) -> None:
             raise Wrong(f"{expected.what} holds values that are not finite")
     right = [_equal(value, expected.truth, expected) for value, expected in cases]
     if not all(right):
-        raise Wrong(_misconception(cases) or _partly(right, cases) or _pattern(cases) or _unknown(right, cases))
+        raise Wrong(_misconception(cases) or _partly(right, cases) or _pattern(cases) or _places(right, cases)
+                    or _unknown(right, cases))
 
 
 def _equal(value, other, expected):
@@ -227,19 +236,31 @@ def _misconception(cases):
 def _pattern(cases):
     """What is plain from the values alone, whatever the exercise."""
     what = cases[0][1].what
-    alike = lambda change: all(_equal(change(value + 0.0), expected.truth, expected) for value, expected in cases)
-    if alike(torch.neg):
-        return f"{what}: every sign is turned"
-    if all(_equal(value, expected.truth.abs(), expected) for value, expected in cases):
-        return f"{what}: the signs are lost, these are the absolute values of the right ones"
+    for look, change in LOOKS.items():
+        if all(_equal(value, change(expected.truth.double()), expected) for value, expected in cases):
+            return f"{what}: {look}"
     factors = [(value.double() * truth.double()).sum() / truth.double().pow(2).sum()
                for value, (_, truth, *_) in cases if truth.double().abs().sum() > 0]
     if len(factors) == len(cases) and all(_equal(value, factor * expected.truth.double(), expected) and factor != 0
                                           for factor, (value, expected) in zip(factors, cases)):
         return f"{what}: every entry is the right one times " + ", ".join(f"{factor:.4g}" for factor in factors)
-    if all(value.dim() > 1 and value.shape[-1] == value.shape[-2] for value, _ in cases) and alike(lambda value: value.mT):
+    if all(value.dim() > 1 and _equal(value.mT, expected.truth, expected) for value, expected in cases):
         return f"{what} is transposed"
+    ordered = [(value.flatten().sort().values, expected.truth.flatten().sort().values) for value, expected in cases]
+    if all(_equal(value, truth, expected) for (value, truth), (_, expected) in zip(ordered, cases)):
+        return f"{what}: the right numbers, in another order"
     return None
+
+
+def _places(right, cases):
+    """Where the first wrong entry is, if a good part of them is right."""
+    value, expected = next(case for case, good in zip(cases, right) if not good)
+    truth = expected.truth.double()
+    wrong = (value.double() - truth).abs() > 1e-3 * truth.abs()  # each entry by its own size
+    if not wrong.any() or wrong.double().mean() > 0.75:
+        return None
+    return (f"{expected.what}: {(~wrong).sum()} of {wrong.numel()} entries are right, "
+            f"the first wrong one is {wrong.nonzero()[0].tolist()}")
 
 
 def _partly(right, cases):
