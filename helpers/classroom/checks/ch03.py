@@ -38,6 +38,7 @@ def _ggn(seed, *sizes):
         "a mean over the classes too: G is a mean over images": pull(bend(p)) / h.shape[1],
         "the bend is missing: this is JᵀJ v, the Gauss–Newton matrix of squared loss": pull(u),
         "the part −p pᵀ is missing: this bends with diag p alone": pull(p * u),
+        "the bend is the diagonal p(1 − p) alone: p pᵀ mixes classes": pull(p * (1 - p) * u),
         "the part diag p is missing: this bends with −p pᵀ alone": -pull(p * mean_u),
         "the sum over classes ran over images too: sum(-1, keepdim=True)":
             pull(p * u - p * (p * u).sum()),
@@ -180,6 +181,8 @@ def _kron_mistakes(A, S, V, damping):
         "not rotated: the eigenvalues belong to the eigenvectors' axes": V / damped,
         "not rotated: the diagonals of S and A are not their eigenvalues":
             V / (torch.outer(S.diag(), A.diag()) + damping),
+        "λ was added to S alone: add it to λ_S λ_A": back(rotated / torch.outer(s + damping, a)),
+        "λ multiplies where it is added: λ_S λ_A + λ": back(rotated / values) / damping,
         "only S was inverted": Q_S @ ((Q_S.T @ V) / (s[:, None] + damping)),
         "divided by λ alone: the curvature is missing": V / damping,
     }
@@ -259,6 +262,7 @@ def _cg(seed, size, steps):
     mistakes = _cg_mistakes(M, v, steps) | {
         "one step too many": best(steps + 1),
         "one step too few": best(steps - 1),
+        "x after the first step: is `return` inside the loop?": best(1),
         "this is the full solution: take exactly `steps` steps": torch.linalg.solve(M, v),
         "this is v: nothing has been solved": v,
         "this is the product Mv: x solves M x = v": M @ v,

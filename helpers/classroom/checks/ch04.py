@@ -75,6 +75,7 @@ def _tokens(seed, length, inner, outer, count):
         f"the activations were summed over all tokens: {together}": summed,
         f"the activations were summed over all tokens, the values rescaled: {together}":
             summed * truth.sum() / summed.sum(),
+        f"the activations were averaged over all tokens: {together}": pairs.mean(1),
         f"the output gradients were summed over all tokens: {together}": pairs.sum(0),
         f"the output gradients were averaged over all tokens: {together}": pairs.mean(0),
         f"ā is one token behind: {together}": torch.cat([pairs.diag(-1), none]),
@@ -87,6 +88,7 @@ def _tokens(seed, length, inner, outer, count):
         "a mean over in+1: the product of P and r_t is a sum": truth / inner,
         "that is each token's gradient norm: the query (P) is missing":
             r.flatten(1).norm(dim=1) / count,
+        "ā is missing: Ds_tᵀ P ā_t": (Ds @ P).sum(1) / count,
         "the last column was left out: ā carries a 1 for the bias":
             (r * P)[..., :-1].sum((1, 2)) / count,
         "the story's total, shared out evenly": truth.mean().expand(length),
@@ -125,6 +127,7 @@ def _profile(story, values):
         f"the first value was kept, and goes {to_first}": torch.cat([values[:1], values[:-1]]),
         f"the mean goes {to_first}": torch.cat([values.mean()[None], values[:-1]]),
         f"1 goes {to_first}": torch.cat([none + 1, values[:-1]]),
+        "moved by two places, and around": values.roll(2),
         "the profile is turned round": values.flip(0),
         "a running sum: each value alone, not added up": truth.cumsum(0),
         "differences of neighbours: move the values themselves": torch.cat([none, values.diff()]),
@@ -156,6 +159,7 @@ def _relatif(seed, count, m, n, damping):
         "the normalised score", scores / squares.sqrt(),
         {message: scores / wrong.sqrt() for message, wrong in mistakes.items()} | {
             "the square root is missing: divide by √(rᵀ(G+λI)⁻¹r)": scores / squares,
+            "the root is taken twice": scores / squares ** 0.25,
             "the whole quotient is squared": scores ** 2 / squares,
             "divided by the gradient's plain length, as the cosine does: the curvature is missing":
                 scores / flat.norm(dim=1),
