@@ -145,7 +145,7 @@ def _results(value, problem):
     if isinstance(problem.expected, Expected):
         return [(numbers(value, problem.expected.what), problem.expected)]
     wanted = ", ".join(part.what for part in problem.expected)
-    if not isinstance(value, (tuple, list)) and not hasattr(value, "__array__") or len(value) != len(problem.expected):
+    if not isinstance(value, (tuple, list)) and not getattr(value, "ndim", 0) or len(value) != len(problem.expected):
         raise Wrong(f"return {len(problem.expected)} things, in this order: {wanted}")
     if any(part is None or part is ... for part in value):
         raise NotAttempted
@@ -160,6 +160,8 @@ def compare(value, expected: Expected) -> None:
 def compare_all(cases: list[tuple[torch.Tensor, Expected]]) -> None:
     """`compare` of one part over all problems together."""
     cases = [(value, expected._replace(truth=torch.as_tensor(expected.truth))) for value, expected in cases]
+    cases = [(value.reshape(()) if expected.truth.dim() == 0 and value.numel() == 1 else value, expected)
+             for value, expected in cases]  # a number may come in brackets
     for message, _ in cases[0][1].shapes.items():
         if all(tuple(value.shape) == tuple(expected.shapes[message]) for value, expected in cases):
             raise Wrong(message)
@@ -194,9 +196,11 @@ def _misconception(cases):
 def _pattern(cases):
     """What is plain from the values alone, whatever the exercise."""
     what = cases[0][1].what
-    alike = lambda change: all(_equal(change(value), expected.truth, expected) for value, expected in cases)
+    alike = lambda change: all(_equal(change(value + 0), expected.truth, expected) for value, expected in cases)
     if alike(torch.neg):
         return f"{what}: every sign is turned"
+    if all(_equal(value, expected.truth.abs(), expected) for value, expected in cases):
+        return f"{what}: every entry is an absolute value; the signs are lost"
     factors = [(value.double() * truth.double()).sum() / truth.double().pow(2).sum()
                for value, (_, truth, *_) in cases if truth.double().abs().sum() > 0]
     if len(factors) == len(cases) and all(_equal(value, factor * expected.truth.double(), expected) and factor != 0
