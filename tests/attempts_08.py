@@ -256,7 +256,7 @@ WRONG = {
          lambda *given: factors_without(lambda q, r: (r.norm(), q @ r / r.norm()), *given)),
         ("query's length only",
          lambda *given: factors_without(lambda q, r: (r.norm(), q @ r / q.norm()), *given)),
-        ("sum of absolute", lambda *given: factors_without(
+        ("sum of sizes", lambda *given: factors_without(
             lambda q, r: (r.abs().sum(), q @ r / q.norm() / r.norm()), *given)),
         ("under the root",
          lambda q, r, q_s, q_a, e, d: factors(q, r, q_s, q_a, (e.sqrt() + d) ** 2, 0)),

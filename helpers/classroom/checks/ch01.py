@@ -31,34 +31,48 @@ def _refits_without(X, y):
 def _ridge(seed, N, width, ridge, index):
     """A problem of `ridge_influence`."""
     X, y = _linear_data(seed, N, width)
-    x, eye, ones, chosen = X[index], torch.eye(width + 1), torch.ones_like(y), torch.eye(N)[index]
-    up, down = (_refit(X, y, ones + weight * chosen, ridge) for weight in (N * 1e-5, N * -1e-5))
-    theta, step = _refit(X, y, ones, ridge), _refit(X, y, ones + chosen, ridge)
-    C, r, truth = X.T @ X / N, x @ theta - y[index], (up - down) / 2e-5
-    H = C + ridge * eye
-
-    def influence(H, ridge):  # with θ* of this ridge
-        return -solve(H, (x @ _refit(X, y, ones, ridge) - y[index]) * x)
-
+    chosen, everyone = torch.eye(N)[index], torch.ones_like(y)
+    up, down = (_refit(X, y, everyone + weight * chosen, ridge) for weight in (N * 1e-5, N * -1e-5))
+    theta, more, less = (_refit(X, y, everyone + weight * chosen, ridge) for weight in (0, 1, -1))
+    truth, step = (up - down) / 2e-5, "that is the whole step to the fit with"
     return Problem((X, y, ridge, index), Expected("dθ*/dε", truth, {
         "the sign is turned: more weight on z moves θ against ∇L(z)": -truth,
         "N times too small: dθ*/dε has no factor 1/N, and H belongs to the mean loss": truth / N,
-        "H belongs to the mean loss: divide XᵀX (but not ρ) by N":
-            influence(N * C + ridge * eye, ridge),
-        "H and θ* are those of the summed loss: divide XᵀX and Xᵀy (but not ρ) by N":
-            influence(N * C + ridge * eye, ridge / N),
-        "θ is the optimum of the summed loss: divide XᵀX and Xᵀy (but not ρ) by N":
-            influence(H, ridge / N),
-        "θ is the optimum without the ridge: solve for it with ρ": influence(H, 0),
-        "the ridge is missing from H: ρI belongs to the second derivative of J":
-            influence(C, ridge),
-        "the ridge is missing everywhere: it belongs to θ* and to H": influence(C, 0),
-        "the ridge is halved: (ρ/2)‖θ‖² has the second derivative ρI":
-            influence(C + ridge / 2 * eye, ridge / 2),
-        "the ridge is doubled: (ρ/2)‖θ‖² has the second derivative ρI":
-            influence(H + ridge * eye, 2 * ridge),
-        "the ridge is N times too large: only the losses have the 1/N":
-            influence(C + N * ridge * eye, N * ridge),
+        "that is θ* itself: return its derivative": theta,
+        f"{step} a copy of the example, not a derivative": more - theta,
+        f"{step} a copy of the example, times N, not a derivative": N * (more - theta),
+        f"{step}out the example, not a derivative": less - theta,
+        **_other_ridges(X, y, ridge, index), **_other_gradients(X, y, ridge, index, theta),
+    }, {"that is dθ*/dε of every example: return that of row `index`": X.shape}))
+
+
+def _other_ridges(X, y, ρ, index):
+    """Mistakes with H = XᵀX/N + ρI and with the θ* of ρ."""
+    x, N, C, eye = X[index], len(X), X.T @ X / len(X), torch.eye(X.shape[1])
+
+    def influence(scale, in_H, in_theta):
+        theta = _refit(X, y, torch.ones_like(y), in_theta)
+        return -solve(scale * C + in_H * eye, (x @ theta - y[index]) * x)
+
+    second, sums = "(ρ/2)‖θ‖² has the second derivative ρI", "divide XᵀX and Xᵀy (but not ρ) by N"
+    return {
+        "H belongs to the mean loss: divide XᵀX (but not ρ) by N": influence(N, ρ, ρ),
+        f"H and θ* are those of the summed loss: {sums}": influence(N, ρ, ρ / N),
+        f"θ is the optimum of the summed loss: {sums}": influence(1, ρ, ρ / N),
+        "θ is the optimum without the ridge: solve for it with ρ": influence(1, ρ, 0),
+        f"the ridge is missing from H: {second}": influence(1, 0, ρ),
+        "the ridge is missing everywhere: it belongs to θ* and to H": influence(1, 0, 0),
+        f"the ridge is halved: {second}": influence(1, ρ / 2, ρ / 2),
+        f"the ridge is doubled: {second}": influence(1, 2 * ρ, 2 * ρ),
+        "the ridge is N times too large: only the losses have 1/N": influence(1, N * ρ, N * ρ),
+    }
+
+
+def _other_gradients(X, y, ridge, index, theta):
+    """Mistakes with ∇L(z) = r x, and with H⁻¹ before it."""
+    x, residuals = X[index], X @ theta - y
+    r, H = residuals[index], X.T @ X / len(X) + ridge * torch.eye(len(x))
+    return {
         "the ridge belongs to J, not to the example's own loss: ∇L(z) has no ρθ":
             -solve(H, r * x + ridge * theta),
         "you multiplied by H where its inverse is needed": -H @ (r * x),
@@ -67,16 +81,9 @@ def _ridge(seed, N, width, ridge, index):
         "the residual is prediction minus target: xᵀθ is missing": solve(H, y[index] * x),
         "the residual is squared: ∇L(z) = r x": -solve(H, r ** 2 * x),
         "that is the gradient of all examples together: take row `index`":
-            -solve(H, C @ theta - X.T @ y / N),
-        "that is the first example: take row `index`": -solve(H, (X[0] @ theta - y[0]) * X[0]),
-        "that is the whole step to the fit with a copy of the example, not a derivative":
-            step - theta,
-        "that is N times the step to the fit with a copy of the example, not a derivative":
-            N * (step - theta),
-        "that is the whole step to the fit without the example, not a derivative":
-            _refit(X, y, ones - chosen, ridge) - theta,
-        "that is θ* itself: return its derivative": theta,
-    }, {"that is dθ*/dε of every example: return that of row `index`": X.shape}))
+            -solve(H, X.T @ residuals / len(X)),
+        "that is the first example: take row `index`": -solve(H, residuals[0] * X[0]),
+    }
 
 
 @check

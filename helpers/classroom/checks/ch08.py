@@ -56,59 +56,61 @@ def word_log_probs(answer):
     return f"equal to PyTorch's cross-entropy for the {length - start} tokens of the completion"
 
 
-def _whitened(seed, out, width, damping):
-    """A problem of `two_factors`: every product of gradients by a dense solve."""
-    draw = draws(seed)
-    q_s, q_a = (torch.linalg.qr(draw(size, size))[0].contiguous() for size in (out, width))
-    eigenvalues, query, gradient = draw(out, width).exp(), draw(out, width), draw(out, width)
-    q, r = query.flatten(), gradient.flatten()
+def _factors(query, gradient, q_s, q_a, eigenvalues, damping, power=1):
+    """Length and cosine, where every product is a dense solve with (G + λI)^power."""
+    basis = torch.kron(q_s.contiguous(), q_a.contiguous())
+    matrix = basis @ torch.diag((eigenvalues.flatten() + damping) ** power) @ basis.T
+    pair = torch.stack([query.flatten(), gradient.flatten()])
+    (qq, qr), (_, rr) = pair @ torch.linalg.solve(matrix, pair.T)
+    return rr.sqrt(), qr / (qq * rr).sqrt()
 
-    def product(u, v, power=1, damping=damping, basis=(q_s, q_a), eigenvalues=eigenvalues):
-        Q = torch.kron(*(vectors.contiguous() for vectors in basis))  # which kron needs
-        matrix = Q @ torch.diag((eigenvalues.flatten() + damping) ** power) @ Q.T
-        return u @ torch.linalg.solve(matrix, v)
 
-    def factors(**changed):
-        qq, qr, rr = (product(*pair, **changed) for pair in ((q, q), (q, r), (r, r)))
-        return rr.sqrt(), qr / (qq * rr).sqrt()
+def _wrong_factors(query, gradient, q_s, q_a, eigenvalues, damping):
+    """Mistakes that change both numbers."""
+    def factors(q_s=q_s, q_a=q_a, eigenvalues=eigenvalues, damping=damping, power=1):
+        return _factors(query, gradient, q_s, q_a, eigenvalues, damping, power)
 
-    length, cosine = factors()
-    query_length, inner = product(q, q).sqrt(), product(q, r)
-    whitened = q_s.T @ gradient @ q_a / (eigenvalues + damping).sqrt()
+    roots = eigenvalues.sqrt()
     turned = "rotated the wrong way round{}: eigenvectors stand in columns, so Q_Sᵀ Dθ Q_A"
     rooted = "the damping belongs under the root: √(Λ+λ)"
-    both = {
+    return {
         "measured without the curvature: divide by √(Λ+λ) first": factors(power=0),
         "divided by Λ+λ, not by its root: then the product would be divided by (Λ+λ)²":
             factors(power=2),
         "the damping is missing": factors(damping=0),
         "multiplied by √(Λ+λ): the inverse divides": factors(power=-1),
-        "not rotated: Λ belongs to the eigenvectors' directions":
-            factors(basis=(torch.eye(out).double(), torch.eye(width).double())),
-        turned.format(""): factors(basis=(q_s.T, q_a.T)),
-        turned.format(" by Q_S"): factors(basis=(q_s.T, q_a)),
-        turned.format(" by Q_A"): factors(basis=(q_s, q_a.T)),
-        rooted: factors(eigenvalues=(eigenvalues.sqrt() + damping) ** 2, damping=0),
-        rooted + ", not beside it":
-            factors(eigenvalues=(eigenvalues.sqrt() + damping ** 0.5) ** 2, damping=0),
-        "the two are exchanged: the length comes first": (cosine, length),
+        "not rotated: Λ belongs to the eigenvectors' directions": factors(q_s @ q_s.T, q_a @ q_a.T),
+        turned.format(""): factors(q_s.T, q_a.T),
+        turned.format(" by Q_S"): factors(q_s=q_s.T), turned.format(" by Q_A"): factors(q_a=q_a.T),
+        rooted: factors(eigenvalues=(roots + damping) ** 2, damping=0),
+        rooted + ", not beside it": factors(eigenvalues=(roots + damping ** 0.5) ** 2, damping=0),
+        "the two are exchanged: the length comes first": factors()[::-1],
     }
+
+
+def _whitened(seed, out, width, damping):
+    """A problem of `two_factors`."""
+    draw = draws(seed)
+    q_s, q_a = (torch.linalg.qr(draw(size, size))[0].contiguous() for size in (out, width))
+    eigenvalues, query, gradient = draw(out, width).exp(), draw(out, width), draw(out, width)
     arguments = query, gradient, q_s, q_a, eigenvalues, damping
+    length, cosine = _factors(*arguments)
+    query_length, mistakes = _factors(query, query, *arguments[2:])[0], _wrong_factors(*arguments)
+    whitened = q_s.T @ gradient @ q_a / (eigenvalues + damping).sqrt()
     return Problem(arguments, [Expected("the length", length, {
-        **{message: pair[0] for message, pair in both.items()},
+        **{message: factors[0] for message, factors in mistakes.items()},
         "the length is squared: take the root": length ** 2,
         "the length is the query's: take the story's": query_length,
-        "that is the sum of absolute entries: a length is the root of the sum of squares":
+        "that is the sum of sizes: a length is the root of the sum of squares":
             whitened.abs().sum(),
         "that is the root of the mean square: a length is the root of the sum":
             whitened.pow(2).mean().sqrt(),
     }), Expected("the cosine", cosine, {
-        **{message: pair[1] for message, pair in both.items()},
-        "the second is the inner product: divide it by both lengths": inner,
-        "the inner product is divided by the story's length only: divide it by both":
-            inner / length,
-        "the inner product is divided by the query's length only: divide it by both":
-            inner / query_length,
+        **{message: factors[1] for message, factors in mistakes.items()},
+        "the second is the inner product: divide it by both lengths":
+            cosine * length * query_length,
+        "divided by the story's length only: divide the product by both": cosine * query_length,
+        "divided by the query's length only: divide the product by both": cosine * length,
         "that is 1 − cosine: return the cosine": 1 - cosine,
         "the cosine is squared": cosine ** 2,
         "that is the angle: return its cosine": cosine.acos(),
