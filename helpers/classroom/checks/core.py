@@ -184,7 +184,7 @@ def _results(value, problem):
     if isinstance(problem.expected, Expected):
         return [(numbers(value, problem.expected.what), problem.expected)]
     wanted = ", ".join(part.what for part in problem.expected)
-    if not isinstance(value, (tuple, list)) and not hasattr(value, "__array__") or len(value) != len(problem.expected):
+    if not isinstance(value, (tuple, list)) and not getattr(value, "ndim", 0) or len(value) != len(problem.expected):
         raise Wrong(f"return {len(problem.expected)} things, in this order: {wanted}")
     if any(part is None or part is ... for part in value):
         raise NotAttempted
@@ -199,6 +199,8 @@ def compare(value, expected: Expected) -> None:
 def compare_all(cases: list[tuple[torch.Tensor, Expected]]) -> None:
     """`compare` of one part over all problems together."""
     cases = [(value, expected._replace(truth=torch.as_tensor(expected.truth))) for value, expected in cases]
+    cases = [(value.reshape(()) if expected.truth.dim() == 0 and value.numel() == 1 else value, expected)
+             for value, expected in cases]  # a number may come in brackets
     for message, _ in cases[0][1].shapes.items():
         if all(tuple(value.shape) == tuple(expected.shapes[message]) for value, expected in cases):
             raise Wrong(message)
