@@ -192,16 +192,19 @@ def _misconception(cases):
 
 
 def _pattern(cases):
-    """What is plain from the values alone, whatever the exercise."""
+    """What is plain from the values alone, whatever the exercise; for single numbers, a factor that is always the same."""
     what = cases[0][1].what
+    cases = [(value + 0.0 if value.dtype == torch.bool else value, expected) for value, expected in cases]
     alike = lambda change: all(_equal(change(value), expected.truth, expected) for value, expected in cases)
     if alike(torch.neg):
         return f"{what}: every sign is turned"
     factors = [(value.double() * truth.double()).sum() / truth.double().pow(2).sum()
                for value, (_, truth, *_) in cases if truth.double().abs().sum() > 0]
-    if len(factors) == len(cases) and all(_equal(value, factor * expected.truth.double(), expected) and factor != 0
-                                          for factor, (value, expected) in zip(factors, cases)):
-        return f"{what}: every entry is the right one times " + ", ".join(f"{factor:.4g}" for factor in factors)
+    names = [f"{factor:.4g}" for factor in factors]
+    telling = len(set(names)) == 1 or any(expected.truth.numel() > 1 for _, expected in cases)
+    if telling and len(factors) == len(cases) and all(_equal(value, factor * expected.truth.double(), expected) and factor != 0
+                                                      for factor, (value, expected) in zip(factors, cases)):
+        return f"{what}: every entry is the right one times {', '.join(names)}"
     if all(value.dim() > 1 and value.shape[-1] == value.shape[-2] for value, _ in cases) and alike(lambda value: value.mT):
         return f"{what} is transposed"
     return None
