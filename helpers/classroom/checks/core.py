@@ -5,6 +5,7 @@ raises, so Run All passes with stubs, half answers and solutions, and nothing an
 or to the default precision reaches the oracle or the learner's next cell.
 """
 import functools
+from collections.abc import Callable
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -26,12 +27,13 @@ class Wrong(Exception):
 
 class Expected(NamedTuple):
     """What an answer should return, or one part of it: `mistakes` maps a message to the value of that misconception,
-    `shapes` a message to the shape that gives it away."""
+    `shapes` a message to the shape that gives it away; `fact` tells what is plainly wrong with a value, or None."""
     what: str
     truth: torch.Tensor
     mistakes: dict = {}
     shapes: dict = {}
     tolerance: float = TOLERANCE
+    fact: Callable[[torch.Tensor], str | None] | None = None
 
 
 class Problem(NamedTuple):
@@ -145,7 +147,7 @@ def _results(value, problem):
     if isinstance(problem.expected, Expected):
         return [(numbers(value, problem.expected.what), problem.expected)]
     wanted = ", ".join(part.what for part in problem.expected)
-    if not isinstance(value, (tuple, list)) and not hasattr(value, "__array__") or len(value) != len(problem.expected):
+    if not isinstance(value, (tuple, list)) and not getattr(value, "ndim", 0) or len(value) != len(problem.expected):
         raise Wrong(f"return {len(problem.expected)} things, in this order: {wanted}")
     if any(part is None or part is ... for part in value):
         raise NotAttempted
@@ -172,7 +174,8 @@ def compare_all(cases: list[tuple[torch.Tensor, Expected]]) -> None:
             raise Wrong(f"{expected.what} holds values that are not finite")
     right = [_equal(value, expected.truth, expected) for value, expected in cases]
     if not all(right):
-        raise Wrong(_misconception(cases) or _partly(right, cases) or _pattern(cases) or _unknown(right, cases))
+        raise Wrong(_misconception(cases) or _fact(right, cases) or _partly(right, cases) or _pattern(cases)
+                    or _unknown(right, cases))
 
 
 def _equal(value, other, expected):
@@ -208,6 +211,11 @@ def _pattern(cases):
     if all(value.dim() > 1 and value.shape[-1] == value.shape[-2] for value, _ in cases) and alike(lambda value: value.mT):
         return f"{what} is transposed"
     return None
+
+
+def _fact(right, cases):
+    value, expected = next(case for case, good in zip(cases, right) if not good)
+    return expected.fact(value) if expected.fact else None
 
 
 def _partly(right, cases):
