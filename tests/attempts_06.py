@@ -449,11 +449,11 @@ WRONG = {
          lambda values, mask, k: weights(values, mask, k, fill=torch.inf, largest=False)),
         ("without a target too", lambda values, mask, k: weights(values, mask, k) * torch.cat(
             [mask[:, 1:], torch.zeros_like(mask[:, :1])], 1)),
-        ("right for 1 of 2", lambda values, mask, k:
+        ("0 weights are 0 where k is 2", lambda values, mask, k:
             weights(values, mask, k) if k == 3 else torch.ones_like(values)),
-        ("right for 1 of 2", lambda values, mask, k: weights(values, mask, 3)),
-        ("k + 1", lambda values, mask, k: weights(values, mask, k + 1)),
-        ("k − 1", lambda values, mask, k: weights(values, mask, k - 1)),
+        ("3 weights are 0 where k is 2", lambda values, mask, k: weights(values, mask, 3)),
+        ("4 weights are 0 where k is 3", lambda values, mask, k: weights(values, mask, k + 1)),
+        ("2 weights are 0 where k is 3", lambda values, mask, k: weights(values, mask, k - 1)),
         ("no loss term", threshold_everywhere),
         ("padding was chosen", lambda values, mask, k: weights(values, mask, k, allowed=rolled)),
         (None, lambda values, mask, k: weights(values, mask, k, allowed=moved_right)),
@@ -462,7 +462,7 @@ WRONG = {
         ("exchanged", lambda values, mask, k: ~weights(values, mask, k).bool()),
         ("padding too", lambda values, mask, k: weights(values, mask, k) * mask),
         ("every weight is 1", lambda values, mask, k: torch.ones_like(values)),
-        ("all loss terms", lambda values, mask, k: 1 - torch.cat(
+        ("18 weights are 0", lambda values, mask, k: 1 - torch.cat(
             [mask[:, 1:], torch.zeros_like(mask[:, :1])], 1).float()),
         ("has shape", lambda values, mask, k: weights(values, mask, k).flatten()),
         ("has shape", lambda values, mask, k: weights(values, mask, k).T),

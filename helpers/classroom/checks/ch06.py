@@ -1,8 +1,7 @@
 """The checks of notebook 06: does it work?"""
 import torch
 
-from helpers.classroom.checks import core
-from helpers.classroom.checks.core import Expected, Problem, Wrong, check, draws, judge
+from helpers.classroom.checks.core import Expected, Problem, check, draws, judge
 
 
 def _by_query(one, other, kind="spearmanr"):
@@ -34,6 +33,8 @@ def _wrong_correlations(one, other):
             (along[0] * along[1]).sum(0) / along[0].double().pow(2).sum(0),
         "too small by (S − 1)/S: std divides by S − 1": right * (count - 1) / count,
         "that is the covariance: divide by both norms": right * count * (count + 1) / 12,
+        "too large by S/(S − 1): std is without the correction": right * count / (count - 1),
+        "ranks on one side only: both need them": _by_query(along[0].float(), other, "pearsonr"),
         "that is r², not r": right ** 2,
         "the first query only: average over all": right[0],
         "the best query only: average over all": right.max(),
@@ -55,6 +56,7 @@ def _datamodel(seed, queries, stories, subsets, sign):
         "the prediction is the sum over the kept stories, not their mean":
             _by_query(predicted / kept.sum(1, keepdim=True), actual).mean(),
         "that is a sum over the queries: take their mean": right.sum(),
+        "that is a distance, 1 − r": 1 - right.mean(),
         "1 always: something was correlated with itself": torch.tensor(1.0),
         **{message: values.mean() for message, values in wrong.items()}}))
 
@@ -64,6 +66,20 @@ def lds(answer):
     """`answer(scores (Q, N), kept (S, N), actual (S, Q)) → scalar`, against scipy on plain sums."""
     judge(answer, [_datamodel(79, 4, 12, 20, 1), _datamodel(82, 3, 9, 17, -1)])
     return "equal to scipy's Spearman correlation over 20 subsets, averaged over 4 queries"
+
+
+def _wrong_weights(weights, mask, k):
+    """What is plainly wrong with these weights."""
+    zero, beyond = weights == 0, mask.cumsum(1) == mask.sum(1, keepdim=True)  # no token follows
+    if not ((weights == 1) | zero).all():
+        return "weights are 0 and 1: yours hold other values"
+    if zero.sum() != k:
+        return f"{zero.sum()} weights are 0 where k is {k}"
+    if zero[~mask].any():
+        return "padding was chosen: keep it out with −inf, a 0 there still beats what is negative"
+    if zero[beyond].any():
+        return "a story's last token was chosen: nothing follows it, it has no loss term"
+    return "k loss terms are left out, but not those with the largest influences"
 
 
 def _corpus(stories, k, padding):
@@ -95,30 +111,17 @@ def _corpus(stories, k, padding):
         "0 at the padding too: that stays 1": truth * mask,
         "0 also where there is no loss term: the threshold is for loss terms only":
             without([place for place in places if place >= best[0]]),
-        "that leaves out k + 1 terms": without(terms[-k - 1:]),
-        "that leaves out k − 1 terms": without(best[1:]),
         "every weight is 1: if you set some to 0, it was in a copy": torch.ones(values.shape),
-        "all loss terms are left out: 0 at the k largest only": every,
-        "those are influences, 0 at k of them: weights are 0 and 1": truth * values}))
+    }, fact=lambda weights: _wrong_weights(weights, mask, k)))
 
 
 @check
 def drop_tokens(answer):
     """`answer(values (N, T), mask (N, T), k) → weights (N, T)`, against sorting all loss terms."""
-    problems = [
+    judge(answer, [
         _corpus([[-0.6, -0.5, 1.9, -0.3, 0.8, -0.7, 5.0], [-0.4, -1.2, -3.0, -0.9, 4.0],
                  [-0.8, -0.1, -0.2, -1.1, -1.3, 6.0], [-0.25, -0.35, -0.45, 3.0]], 3, padding=9.0),
-        _corpus([[0.3, 1.2, 2.1, 0.4, -6.0], [0.2, 1.7, 0.9, 7.0], [-2.5, 0.5, 3.0]], 2, -4.0)]
-    for (values, mask, k), _ in problems:
-        zero = core.numbers(core.call(answer, values, mask, k), "the tensor of weights") == 0
-        if zero.shape == mask.shape and zero.sum() == k:  # does each of the k have a loss term?
-            if zero[~mask].any():
-                raise Wrong("padding was chosen: keep it out with −inf, because a 0 there still "
-                            "beats a negative influence")
-            if zero[mask.cumsum(1) == mask.sum(1, keepdim=True)].any():
-                raise Wrong("a story's last token was chosen: nothing follows it, so there is no "
-                            "loss term to leave out")
-    judge(answer, problems)
+        _corpus([[0.3, 1.2, 2.1, 0.4, -6.0], [0.2, 1.7, 0.9, 7.0], [-2.5, 0.5, 3.0]], 2, -4.0)])
     return ("0 at the 3 largest of 18 loss terms, 1 everywhere else; no padding, no story's last "
             "token")
 
@@ -225,6 +228,8 @@ def _retrained(seed, subsets, seeds, queries):
         "the reliability is 2r/(1 + r): the denominator is missing": (2 * r).sqrt(),
         "the reliability is 2r/(1 + r): the factor 2 is missing": (r / (1 + r)).sqrt(),
         "Spearman–Brown takes r, not r²": _ceiling(r ** 2),
+        "halves are two, however many seeds: 2r/(1 + r)":
+            (seeds * r / (1 + (seeds - 1) * r)).sqrt(),
         "the subsets were halved, and no subset stands in both halves: halve the seeds":
             _ceiling(_by_query(*by_subsets)),
         "first average r over the queries, then Spearman–Brown and the root":

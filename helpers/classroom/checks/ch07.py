@@ -31,35 +31,40 @@ def _layer(*sizes):
     out, width, tokens, queries, rank = sizes
     (forming, products), (moving, ends), (sides, meeting) = _steps(*sizes)
     first, second, third = forming + products, moving + ends, sides + meeting
-    wider, narrower = (list(map(sum, _steps(out, width + more, *sizes[2:]))) for more in (1, -1))
-    wrong = {
-        "the gradient is formed once for all queries":
-            [queries * forming + products, second, third],
-        "the gradient has to be formed too: out · tokens · in+1, once": [products, second, third],
-        "by the gradient, that is only for one query":
-            [forming + products // queries, second, third],
-        "the last step is missing: a dot product for every token and query": [first, moving, sides],
-        "the last step of the second way is missing": [first, moving, third],
-        "the last step of the third way is missing": [first, second, sides],
-        "the last step of the third way is for all tokens": [first, second, sides + queries * rank],
-        "Ds @ P leaves a dot product of length width, not out":
-            [first, moving + queries * tokens * out, third],
-        "in the second and third way everything is done for every query":
-            [first, second // queries, third // queries],
-        "U and V are applied to every token: the third way lacks the factor tokens":
-            [first, second, third // tokens],
-        "P itself is never made": [first, second, queries * out * width * rank + second],
-        "U and V are applied to one side each, (out + in+1) · rank":
-            [first, second, moving * rank + meeting],
-        "counted multiplications and additions: one multiply-add counts once":
-            [2 * first, 2 * second, 2 * third],
-        "the order is: by the gradient, token by token, at rank r": [second, first, third],
-        "the order is turned round: first by the gradient, last at rank r": [third, second, first],
+    wider, narrower = (sum(_steps(out, width + more, *sizes[2:])[0]) for more in (1, -1))
+    wrong_first = {
+        "the gradient is formed once for all queries": queries * forming + products,
+        "the gradient has to be formed too: out · tokens · in+1, once": products,
+        "products with P have to follow, one for each query": forming,
+        "by the gradient: every query needs a product of its own": forming + products // queries,
+        "by the gradient: the products are with a sum over all tokens": queries * forming,
+        "counted multiplications and additions: one multiply-add counts once": 2 * first,
+        "the order is: by the gradient, token by token, at rank r": second,
+        "the order is turned round: first by the gradient, last at rank r": third,
         "width is in+1 already: nothing is added": wider,
-        "width is in+1, and all of it counts": narrower,
-    }
-    return Problem(sizes, Expected("the tensor of counts", torch.tensor([first, second, third]), {
-        message: torch.tensor(counts) for message, counts in wrong.items()}))
+        "width is in+1, and all of it counts": narrower}
+    end = "the last step is missing: a dot product for every token and query"
+    wrong_second = {
+        f"token by token, {end}": moving,
+        "Ds @ P leaves a dot product of length width, not out": moving + queries * tokens * out,
+        "token by token, the last step is for all tokens": moving + queries * width,
+        "a dot product takes as many multiplications as it is long": moving + queries * tokens,
+        "in the second and third way everything is done for every query": second // queries}
+    wrong_third = {
+        f"at rank r, {end}": sides,
+        "at rank r, the last step is for all tokens": sides + queries * rank,
+        "a dot product of length r takes r multiplications": sides + queries * tokens,
+        "U and V are applied to every token: the third way lacks the factor tokens":
+            third // tokens,
+        "at rank r too, everything is done for every query": third // queries,
+        "P itself is never made": queries * out * width * rank + second,
+        "U and V are applied to one side each, (out + in+1) · rank": moving * rank + meeting,
+        "U and V are applied to one side each: out + in+1, not out · (in+1)": moving * rank}
+    ways = (("by the gradient", first, wrong_first), ("token by token", second, wrong_second),
+            ("at rank r", third, wrong_third))
+    return Problem(sizes, [Expected(f"the count {way}", torch.tensor(truth), {
+        message: torch.tensor(count) for message, count in wrong.items()})
+        for way, truth, wrong in ways])
 
 
 @check
@@ -108,6 +113,9 @@ def _search(seed, queries, count, k, m, level):
         "the best query only: take the mean": right.max(),
         "both lists are one too short": _shares(exact, approximate, k - 1, m - 1) * (k - 1) / k,
         "the list of candidates is one too short": _shares(exact, approximate, k, m - 1),
+        "the list of candidates is one too long": _shares(exact, approximate, k, m + 1),
+        "that is F1, of precision too: recall divides by k": right * 2 * k / (k + m),
+        "the worst query only: take the mean": right.min(),
         "that is the share that is missed": 1 - right,
         "1 always: something was compared with itself": torch.tensor(1.0),
     }
@@ -130,6 +138,7 @@ def _wrongly_whitened(gradients, q_s, q_a, eigenvalues, damping):
         "divided by Λ+λ, so its product by (Λ+λ)²: take the square root": right / root,
         "divided by (Λ+λ)^¼, so its product by √(Λ+λ)": rotated / root.sqrt(),
         "multiplied by √(Λ+λ): the inverse divides": rotated * root,
+        "multiplied by Λ+λ: divide by its root": rotated * root ** 2,
         f"rotated the wrong way round: {columns}": q_s @ gradients @ q_a.T / root,
         f"rotated the wrong way round by Q_S: {columns}": q_s @ gradients @ q_a / root,
         f"rotated the wrong way round by Q_A: {columns}": q_s.T @ gradients @ q_a.T / root,
@@ -204,24 +213,30 @@ def whiten(answer):
 
 def _mean(name, unit, parts, counts, others, truth, shapes):
     """What `together` should give for a mean over this unit, and what goes wrong."""
-    (one, two), added = parts, counts[0] * parts[0] + counts[1] * parts[1]
-    wrong_weights = others[0] * one + others[1] * two
+    (one, two), total = parts, sum(counts)
+    added, by_others = (weights[0] * one + weights[1] * two for weights in (counts, others))
+
+    def fact(value):  # which multiples of the two means add up to it?
+        columns = torch.stack([one.flatten(), two.flatten()], 1)
+        multiples = torch.linalg.lstsq(columns, value.double().flatten()[:, None]).solution
+        if (columns @ multiples - value.double().flatten()[:, None]).abs().max() > 1e-3:
+            return None
+        first, second = multiples.flatten().tolist()
+        return (f"{name} is {first:.3g} × the first plus {second:.3g} × the second mean: weighted "
+                f"by {unit} it would be {counts[0] / total:.3g} and {counts[1] / total:.3g}")
+
     return Expected(name, truth, {
         f"{name} is the mean of the two means: more {unit} have to count more": (one + two) / 2,
         f"{name} is a sum: divide by the {unit} of both": added,
         f"{name} is the sum of the two means": one + two,
-        f"{name} was weighted by the wrong count, not by {unit}": wrong_weights / sum(others),
-        f"{name} was weighted by the other process's count":
-            (counts[1] * one + counts[0] * two) / sum(counts),
+        f"{name} was weighted by the wrong count, not by {unit}": by_others / sum(others),
         f"{name} is divided by the number of processes: divide by the {unit} of both": added / 2,
         f"{name} is divided by the wrong count: it is a mean over {unit}": added / sum(others),
         f"{name} of one process only": one,
         f"{name} of one process only, the second": two,
-        f"{name} is divided by its own count: a mean times its count is a sum":
-            one / counts[0] + two / counts[1],
         f"{name} holds the larger entries of the two": torch.maximum(one, two),
         f"{name}: the size without the sign": truth.abs(),
-    }, shapes)
+    }, shapes, fact=fact)
 
 
 def _processes(seed, out, width, lengths):
