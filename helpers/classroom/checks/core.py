@@ -195,15 +195,15 @@ def _misconception(cases):
 
 
 def _pattern(cases):
-    """What is plain from the values alone, whatever the exercise; for single numbers, a factor that is always the same."""
+    """What is plain from the values alone, whatever the exercise."""
     what = cases[0][1].what
-    cases = [(value + 0.0 if value.dtype == torch.bool else value, expected) for value, expected in cases]
-    alike = lambda change: all(_equal(change(value), expected.truth, expected) for value, expected in cases)
+    alike = lambda change: all(_equal(change(value + 0.0), expected.truth, expected) for value, expected in cases)
     if alike(torch.neg):
         return f"{what}: every sign is turned"
     factors = [(value.double() * truth.double()).sum() / truth.double().pow(2).sum()
                for value, (_, truth, *_) in cases if truth.double().abs().sum() > 0]
     names = [f"{factor:.4g}" for factor in factors]
+    # every number is another one times something: of single numbers only a constant factor says anything
     telling = len(set(names)) == 1 or any(expected.truth.numel() > 1 for _, expected in cases)
     if telling and len(factors) == len(cases) and all(_equal(value, factor * expected.truth.double(), expected) and factor != 0
                                                       for factor, (value, expected) in zip(factors, cases)):
