@@ -1,11 +1,13 @@
-"""What all checks share: problems, an answer called on copies of them, and a verdict in one line.
+"""What all checks share: problems, an answer called on copies of them, a verdict in one line.
 
-A check prints "· not attempted yet" for a stub, ✓ with what was verified, or ✗ with the likely misconception. It never
-raises, so Run All passes with stubs, half answers and solutions, and nothing an answer does to its inputs, to autograd
-or to the default precision reaches the oracle or the learner's next cell.
+A check prints "· not attempted yet" for a stub, ✓ with what was verified, or ✗ with the likely
+misconception. It never raises, so Run All passes with stubs, half answers and solutions, and
+nothing an answer does to its inputs, to autograd or to the default precision reaches the oracle or
+the learner's next cell.
 """
 import functools
 import tracemalloc
+from collections.abc import Callable
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -34,25 +36,29 @@ class Wrong(Exception):
 
 
 class Expected(NamedTuple):
-    """What an answer should return, or one part of it: `mistakes` maps a message to the value of that misconception,
-    `shapes` a message to the shape that gives it away."""
+    """What an answer should return, or one part of it.
+
+    `mistakes` maps a message to the value of that misconception, `shapes` a message to the shape
+    that gives it away; `fact` tells what is plainly wrong with a value, or None.
+    """
     what: str
     truth: torch.Tensor
     mistakes: dict = {}
     shapes: dict = {}
     tolerance: float = TOLERANCE
+    fact: Callable[[torch.Tensor], str | None] | None = None
 
 
 class Problem(NamedTuple):
-    """One input of a check, and what is expected for it: an `Expected`, or a list of them for an answer of several parts."""
+    """One input of a check, and what is expected for it: a list for an answer of several parts."""
     arguments: tuple
     expected: Expected | list[Expected]
 
 
-# -- a verdict ------------------------------------------------------------------------------------
+# -- a verdict ---------------------------------------------------------------------------------
 
 def check(judge):
-    """Turns `judge(answer) -> what was verified`, which raises Wrong, into a check that prints its verdict."""
+    """Turns `judge(answer) -> what was verified`, which raises Wrong, into a check that prints."""
     @functools.wraps(judge)
     def verdict(answer):
         mark, sentence = judged(verdict, answer)
@@ -65,20 +71,22 @@ def judged(verdict, answer) -> tuple[str, str]:
     try:
         with settled(), torch.enable_grad():
             if not callable(answer):
-                raise Wrong(f"give the function itself, without parentheses; got {type(answer).__name__}")
+                raise Wrong("give the function itself, without parentheses; got "
+                            f"{type(answer).__name__}")
             mark, sentence = "correct", verdict.__wrapped__(answer)
     except NotAttempted:
         mark, sentence = "not attempted", "not attempted yet"
     except Wrong as reason:
         mark, sentence = "wrong", reason
     except Exception as problem:
-        mark, sentence = "wrong", f"this check cannot read what your function gives ({type(problem).__name__})"
+        name = type(problem).__name__
+        mark, sentence = "wrong", f"this check cannot read what your function gives ({name})"
     return mark, " ".join(str(sentence).split())
 
 
 @contextmanager
 def settled():
-    """Puts back what an answer may have changed for everyone: autograd's switch, the default precision."""
+    """Puts back what an answer may have changed: autograd's switch, the default precision."""
     gradients, dtype = torch.is_grad_enabled(), torch.get_default_dtype()
     try:
         yield
@@ -90,13 +98,17 @@ def settled():
 # -- an answer and its numbers --------------------------------------------------------------------
 
 def call(answer, *arguments):
-    """What the answer returns for copies of the arguments. Raises NotAttempted for None and `...`, Wrong where it raises."""
+    """What the answer returns for copies of the arguments.
+
+    Raises NotAttempted for None and `...`, also in a pair, and Wrong where the answer raises.
+    """
     try:
         with settled():
             value = answer(*map(copied, arguments))
     except (Exception, SystemExit) as problem:
-        raise Wrong(f"your function raised {type(problem).__name__}: {str(problem)[:300]}") from None
-    parts = value if isinstance(value, (tuple, list)) and len(value) else [value]
+        reason = f"{type(problem).__name__}: {str(problem)[:300]}"
+        raise Wrong(f"your function raised {reason}") from None
+    parts = value if isinstance(value, tuple) and value else [value]
     if all(part is None or part is ... for part in parts):
         raise NotAttempted
     return value
@@ -106,7 +118,7 @@ def copied(value):
     """The same values, in memory of their own."""
     if isinstance(value, torch.Tensor):
         return value.detach().clone().requires_grad_(value.requires_grad)
-    if isinstance(value, (list, tuple)):
+    if isinstance(value, list | tuple):
         return type(value)(map(copied, value))
     return {key: copied(part) for key, part in value.items()} if isinstance(value, dict) else value
 
@@ -117,21 +129,24 @@ class _Largest(torch.utils._python_dispatch.TorchDispatchMode):
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         result = function(*args, **(kwargs or {}))
-        for part in result if isinstance(result, (tuple, list)) else [result]:
+        for part in result if isinstance(result, tuple | list) else [result]:
             if isinstance(part, torch.Tensor):
                 self.size = max(self.size, part.untyped_storage().nbytes())
         return result
 
 
 def largest_tensor(answer, *arguments) -> int:
-    """Bytes of the largest tensor that the answer makes. For a constraint on a card, once the numbers are right."""
+    """Bytes of the largest tensor that the answer makes, for a constraint on a card."""
     with _Largest() as largest:
         call(answer, *arguments)
     return largest.size
 
 
 def bytes_formed(answer, *arguments) -> int:
-    """The same, or the bytes of its arrays and lists together if that is more; about 150 KB are Python's own."""
+    """The same, or the bytes of its arrays and lists together if that is more.
+
+    About 150 KB are Python's own.
+    """
     largest = largest_tensor(answer, *arguments)
     tracemalloc.start()  # only for a second call: the first may import modules
     try:
@@ -142,18 +157,19 @@ def bytes_formed(answer, *arguments) -> int:
 
 
 def numbers(value, what="your result") -> torch.Tensor:
-    """A tensor of what holds numbers: a tensor, an array, a number, lists of any of these (read in float64).
+    """A tensor of what holds numbers: a tensor, an array, a number, lists of any of these.
 
-    Raises Wrong.
+    Lists are read in float64. Raises Wrong.
     """
     try:
         if isinstance(value, torch.Tensor):
-            value = (value.to_dense() if value.layout != torch.strided else value).detach().cpu()
-        elif isinstance(value, (str, bytes, dict, set)):
+            dense = value.to_dense() if value.layout != torch.strided else value
+            tensor = dense.detach().cpu()
+        elif isinstance(value, str | bytes | dict | set):
             raise TypeError
         else:
-            value = torch.from_numpy(np.array(_plain(value)))
-        return value if value.dtype == torch.bool else value + 0  # raises for what is no number, and is no view
+            tensor = torch.from_numpy(np.array(_plain(value)))
+        return tensor if tensor.dtype == torch.bool else tensor + 0  # raises for what is no number
     except (TypeError, ValueError, RuntimeError):
         raise Wrong(f"{what}: {type(value).__name__} is not or holds no numbers") from None
 
@@ -163,32 +179,43 @@ def _plain(value):
     if isinstance(value, torch.Tensor):
         return value.detach().double().tolist() if value.is_floating_point() else value.tolist()
     if hasattr(value, "__array__") or not hasattr(value, "__iter__"):
-        return np.asarray(value, dtype=None if isinstance(value, (bool, int, np.ndarray, np.generic)) else float)
+        typed = isinstance(value, bool | int | np.ndarray | np.generic)
+        return np.asarray(value, dtype=None if typed else float)
     return [_plain(part) for part in value]
 
 
-# -- compared with the oracle -----------------------------------------------------------------------
+# -- compared with the oracle ---------------------------------------------------------------------
 
 def judge(answer, problems: list[Problem]) -> None:
     """Raises Wrong unless the answer gives what is expected for every problem.
 
-    A misconception is named only where its value is what came out of all problems that tell it from the truth.
+    A misconception is named only where its value is what came out of all problems that tell it
+    from the truth.
     """
-    results = [_results(call(answer, *problem.arguments), problem) for problem in problems]
+    results = []
+    for problem in problems:
+        try:
+            results.append(_results(call(answer, *problem.arguments), problem))
+        except NotAttempted:
+            if results:
+                raise Wrong("your function returns nothing for some inputs") from None
+            raise
     for cases in zip(*results):
         compare_all(list(cases))
 
 
 def _results(value, problem):
     """[(numbers, Expected)] of the parts that the answer gives."""
-    if isinstance(problem.expected, Expected):
-        return [(numbers(value, problem.expected.what), problem.expected)]
-    wanted = ", ".join(part.what for part in problem.expected)
-    if not isinstance(value, (tuple, list)) and not getattr(value, "ndim", 0) or len(value) != len(problem.expected):
-        raise Wrong(f"return {len(problem.expected)} things, in this order: {wanted}")
+    wanted = problem.expected
+    if isinstance(wanted, Expected):
+        return [(numbers(value, wanted.what), wanted)]
+    several = isinstance(value, tuple | list) or getattr(value, "ndim", 0)
+    if not several or len(value) != len(wanted):
+        names = ", ".join(part.what for part in wanted)
+        raise Wrong(f"return {len(wanted)} things, in this order: {names}")
     if any(part is None or part is ... for part in value):
         raise NotAttempted
-    return [(numbers(part, expected.what), expected) for part, expected in zip(value, problem.expected)]
+    return [(numbers(part, expected.what), expected) for part, expected in zip(value, wanted)]
 
 
 def compare(value, expected: Expected) -> None:
@@ -198,90 +225,119 @@ def compare(value, expected: Expected) -> None:
 
 def compare_all(cases: list[tuple[torch.Tensor, Expected]]) -> None:
     """`compare` of one part over all problems together."""
-    cases = [(value, expected._replace(truth=torch.as_tensor(expected.truth))) for value, expected in cases]
-    cases = [(value.reshape(()) if expected.truth.dim() == 0 and value.numel() == 1 else value, expected)
-             for value, expected in cases]  # a number may come in brackets
-    for message, _ in cases[0][1].shapes.items():
-        if all(tuple(value.shape) == tuple(expected.shapes[message]) for value, expected in cases):
+    cases = [_ready(value, expected) for value, expected in cases]
+    for message in cases[0][1].shapes:
+        if all(tuple(value.shape) == tuple(expected.shapes.get(message, ()))
+               for value, expected in cases):
             raise Wrong(message)
-    for value, expected in cases:
-        if value.shape != expected.truth.shape:
-            raise Wrong(f"{expected.what} has shape {tuple(value.shape)}, expected {tuple(expected.truth.shape)}")
+    for value, (what, truth, *_) in cases:
+        if value.shape != truth.shape:
+            raise Wrong(f"{what} has shape {tuple(value.shape)}, expected {tuple(truth.shape)}")
         if value.is_complex():
-            raise Wrong(f"{expected.what} is complex: the numbers here are real")
+            raise Wrong(f"{what} is complex: the numbers here are real")
         if not torch.isfinite(value).all():
-            raise Wrong(f"{expected.what} holds values that are not finite")
-    right = [_equal(value, expected.truth, expected) for value, expected in cases]
-    if not all(right):
-        raise Wrong(_misconception(cases) or _partly(right, cases) or _pattern(cases) or _places(right, cases)
-                    or _unknown(right, cases))
+            raise Wrong(f"{what} holds values that are not finite")
+    wrong = [case for case in cases if not _equal(*case, case[1].truth)]
+    if wrong:
+        raise Wrong(_misconception(cases) or _fact(*wrong[0]) or _partly(wrong, cases)
+                    or _pattern(cases) or _places(*wrong[0]) or _unknown(*wrong[0]))
 
 
-def _equal(value, other, expected):
-    tolerance = max(expected.tolerance, HALF if value.dtype in (torch.float16, torch.bfloat16) else 0)
+def _ready(value, expected):
+    """The truth as a tensor; a single number may come in brackets."""
+    expected = expected._replace(truth=torch.as_tensor(expected.truth))
+    single = expected.truth.dim() == 0 and value.numel() == 1
+    return value.reshape(()) if single else value, expected
+
+
+def _equal(value, expected, other):
+    """Whether the answer's value is `other`, to the precision of the coarser of the two."""
+    half = value.dtype in (torch.float16, torch.bfloat16)
+    tolerance = max(expected.tolerance, HALF if half else 0)
     value, other = value.double(), torch.as_tensor(other).detach().double()
-    if value.shape != other.shape or not torch.isfinite(other).all():  # no tolerance is relative to infinity
+    if value.shape != other.shape or not torch.isfinite(other).all():  # relative to infinity
         return False
     return bool((value - other).abs().max() <= tolerance * other.abs().max())
 
 
+# -- what may be wrong ------------------------------------------------------------------------------
+
 def _misconception(cases):
-    """The message whose value came out of every problem; one that equals the truth in all of them says nothing."""
+    """The message whose value came out of every problem, unless it is the truth in all of them."""
     for message in cases[0][1].mistakes:
-        told = [(value, expected, expected.mistakes[message]) for value, expected in cases if message in expected.mistakes]
-        if all(_equal(value, wrong, expected) for value, expected, wrong in told):
-            if not all(_equal(torch.as_tensor(wrong), expected.truth, expected) for _, expected, wrong in told):
+        named = [(value, expected) for value, expected in cases if message in expected.mistakes]
+        if all(_equal(value, expected, expected.mistakes[message]) for value, expected in named):
+            if not all(_equal(torch.as_tensor(expected.mistakes[message]), expected, expected.truth)
+                       for _, expected in named):
                 return message
     return None
+
+
+def _fact(value, expected):
+    return expected.fact(value) if expected.fact else None
+
+
+def _partly(wrong, cases):
+    if len(wrong) == len(cases):
+        return None
+    return (f"{cases[0][1].what}: right for {len(cases) - len(wrong)} of {len(cases)} inputs; "
+            "something in your function holds for some sizes, signs or settings only")
 
 
 def _pattern(cases):
     """What is plain from the values alone, whatever the exercise."""
     what = cases[0][1].what
     for look, change in LOOKS.items():
-        if all(_equal(value, change(expected.truth.double()), expected) for value, expected in cases):
+        if all(_equal(*case, change(case[1].truth.double())) for case in cases):
             return f"{what}: {look}"
-    factors = [(value.double() * truth.double()).sum() / truth.double().pow(2).sum()
-               for value, (_, truth, *_) in cases if truth.double().abs().sum() > 0]
-    if len(factors) == len(cases) and all(_equal(value, factor * expected.truth.double(), expected) and factor != 0
-                                          for factor, (value, expected) in zip(factors, cases)):
-        return f"{what}: every entry is the right one times " + ", ".join(f"{factor:.4g}" for factor in factors)
-    if all(value.dim() > 1 and _equal(value.mT, expected.truth, expected) for value, expected in cases):
+    if factors := _factors(cases):
+        return f"{what}: every entry is the right one times {', '.join(factors)}"
+    if all(value.dim() > 1 and _equal(value.mT, expected, expected.truth)
+           for value, expected in cases):
         return f"{what} is transposed"
-    ordered = [(value.flatten().sort().values, expected.truth.flatten().sort().values) for value, expected in cases]
-    if all(_equal(value, truth, expected) for (value, truth), (_, expected) in zip(ordered, cases)):
+    if all(_equal(value.flatten().sort().values, expected, expected.truth.flatten().sort().values)
+           for value, expected in cases):
         return f"{what}: the right numbers, in another order"
     return None
 
 
-def _places(right, cases):
+def _factors(cases):
+    """By what each problem's right entries are multiplied; None where they are not."""
+    factors = []
+    for value, expected in cases:
+        truth = expected.truth.double()
+        factor = (value.double() * truth).sum() / truth.pow(2).sum()
+        if not factor or not _equal(value, expected, factor * truth):
+            return None
+        factors.append(f"{factor:.4g}")
+    # every number is another one times something: of single ones only a constant factor says much
+    telling = len(set(factors)) == 1 or any(expected.truth.numel() > 1 for _, expected in cases)
+    return factors if telling else None
+
+
+def _places(value, expected):
     """Where the first wrong entry is, if a good part of them is right."""
-    value, expected = next(case for case, good in zip(cases, right) if not good)
     truth = expected.truth.double()
     wrong = (value.double() - truth).abs() > 1e-3 * truth.abs()  # each entry by its own size
     if not wrong.any() or wrong.double().mean() > 0.75:
         return None
-    return (f"{expected.what}: {(~wrong).sum()} of {wrong.numel()} entries are right, "
-            f"the first wrong one is {wrong.nonzero()[0].tolist()}")
+    return (f"{expected.what}: {(~wrong).sum()} of {wrong.numel()} entries are right, the first "
+            f"wrong one is {wrong.nonzero()[0].tolist()}")
 
 
-def _partly(right, cases):
-    if not any(right):
-        return None
-    return (f"{cases[0][1].what}: right for {sum(right)} of {len(right)} inputs; something in your function holds for some sizes, "
-            "signs or settings only")
-
-
-def _unknown(right, cases):
-    value, expected = next(case for case, good in zip(cases, right) if not good)
+def _unknown(value, expected):
     truth = expected.truth.double()
     error = ((value.double() - truth).norm() / truth.norm().clamp(min=1e-300)).item()
-    return f"{expected.what} is off by {error:.0%} from the oracle, in a way this check does not know"
+    return (f"{expected.what} is off by {error:.0%} from the oracle, in a way this check does not "
+            "know")
 
 
-# -- for the problems -----------------------------------------------------------------------------
+# -- for the problems ------------------------------------------------------------------------------
 
 def draws(seed):
     """A function of sizes that gives standard normal numbers, float64, from a stream of its own."""
     generator = torch.Generator().manual_seed(seed)
-    return lambda *size: torch.randn(*size, generator=generator, dtype=torch.float64)
+
+    def draw(*size):
+        return torch.randn(*size, generator=generator, dtype=torch.float64)
+    return draw
