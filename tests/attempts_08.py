@@ -199,7 +199,7 @@ WRONG = {
         ("the prompt's tokens", lambda *given: log_probs(*given, first=1)),
         ("t − 2", lambda *given: log_probs(*given, shift=2)),
         ("base", lambda *given: log_probs(*given) / np.log(2)),
-        ("times", lambda *given: log_probs(*given) / len(log_probs(*given))),
+        (None, lambda *given: log_probs(*given) / len(log_probs(*given))),
         ("reversed", lambda *given: log_probs(*given).flip(0)),
         ("all tokens but", lambda logits, ids, start: log_probs(logits, ids, 1)),
         ("shape", lambda logits, ids, start: log_probs(logits, ids, start + 1)),
@@ -269,7 +269,7 @@ WRONG = {
         ("mean", lambda *given: factors_without(
             lambda q, r: (r.pow(2).mean().sqrt(), q @ r / q.norm() / r.norm()), *given)),
         ("raised", lambda q, r, q_s, q_a, e, d: factors(q.T, r.T, q_s, q_a, e, d)),
-        ("times", lambda q, r, q_s, q_a, e, d: (
+        (None, lambda q, r, q_s, q_a, e, d: (
             factors(q, r, q_s, q_a, e, d)[0], cosine(q_s.T @ q @ q_a, q_s.T @ r @ q_a / (e + d)))),
     ],
     "smallest_set": [

@@ -146,12 +146,12 @@ def marks(number, cells):
 
 def wrong(number, which):
     """Cells of a learner whose every stub holds a wrong answer, and the words that each must be told."""
-    mistakes = {name: answers[which] for name, answers in import_module(f"wrong_answers_{number}").WRONG.items()}
+    mistakes = {name: answers[which] for name, answers in import_module(f"attempts_{number}").WRONG.items()}
     content, tests = notebook(number), str(ROOT / "tests")
     for cell in content["cells"]:
         for name in mistakes:
             if f"def my_{name}(" in source(cell):
-                cell["source"] = (f"import sys\nsys.path.append({tests!r})\nfrom wrong_answers_{number} import WRONG\n"
+                cell["source"] = (f"import sys\nsys.path.append({tests!r})\nfrom attempts_{number} import WRONG\n"
                                   f"my_{name} = WRONG[{name!r}][{which}][1]")
     return sources(content), {name: words for name, (words, _) in mistakes.items()}
 
