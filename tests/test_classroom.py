@@ -13,9 +13,10 @@ import torch
 from builders import ROOT
 from exercises import notebook, pasted, solution, solution_cells, source, tags, verdict
 
-from helpers import checks, grade, student
-from helpers.grade import Submission, find_submissions, judge, which_notebook
-from helpers.submission import attempt, decode, encode, recorded
+from helpers import checks
+from helpers.classroom import grade, student
+from helpers.classroom.grade import Submission, find_submissions, judge, which_notebook
+from helpers.classroom.submission import attempt, decode, encode, recorded
 
 PATHS = {path.name[:2]: path for path in sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))}
 EXERCISES = [(number, name) for number in PATHS for name in solution_cells(notebook(number))]
@@ -301,9 +302,9 @@ def my_damped_solve(*arguments):
 PATCHED = '''import helpers.checks
 helpers.checks.compare = lambda *arguments, **options: None
 def my_removal_effect(q, H, g):
-    import helpers.checks, helpers.submission, torch
+    import helpers.checks, helpers.classroom.submission, torch
     helpers.checks.removal_effect.__wrapped__ = lambda answer: "equal"
-    helpers.submission.judged = lambda *arguments: ("correct", "equal")
+    helpers.classroom.submission.judged = lambda *arguments: ("correct", "equal")
     torch.equal = torch.allclose = lambda *arguments, **options: True
     print("✓ all 500 are right")
     return g[:, 0]'''

@@ -17,9 +17,10 @@ import pytest
 from builders import ROOT
 from exercises import pasted, printed, run_all, source, unlike
 
-from helpers import preflight, publish, ready, student
-from helpers.address import ADDRESS, BRANCH
-from helpers.publish import LINE, rewritten, sound
+from helpers import preflight, ready
+from helpers.classroom import publish, student
+from helpers.classroom.address import ADDRESS, BRANCH
+from helpers.classroom.publish import LINE, rewritten, sound
 from helpers.stories import InputError
 
 NOTEBOOK = "01_influence_functions.ipynb"  # the fastest

@@ -14,7 +14,7 @@ import sys
 
 import torch
 
-from .checks import NotAttempted, Wrong
+from ..checks import NotAttempted, Wrong
 
 DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in (
     torch.float64, torch.float32, torch.float16, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8,
@@ -288,7 +288,7 @@ def guard(folder: str):
 
 def attempt(cells, name) -> dict:
     """One exercise: what its answer returned, and the mark and sentence that the check gives it here."""
-    from . import checks
+    from .. import checks
     events = []
     try:
         answer = find_answer(cells, name)
