@@ -16,7 +16,7 @@ import nbformat
 import pytest
 import torch
 from builders import ROOT
-from exercises import notebook, pasted, solution, solution_cells, source, tags, verdict
+from exercises import notebook, pasted, run_all, solution, solution_cells, source, tags, verdict
 
 from helpers import checks
 from helpers.classroom import grade, report, student, submission
@@ -116,6 +116,19 @@ def test_what_later_cells_use_is_imported_and_right(number, copies, monkeypatch,
             (giver,) = [place for place, text in enumerate(code) if text in imports and function in text]
             assert giver < users[0]
             assert verdict(getattr(checks, name), space[function]).startswith("✓")
+
+
+@pytest.mark.slow
+def test_the_imports_work_in_jupyterlab_and_on_colab(copies, tmp_path):
+    """In a kernel that works in the notebook's folder, and in one beside what the ZIP file held."""
+    content = json.loads((copies / "notebooks" / PATHS["01"].name).read_text("utf-8"))
+    code = [cell for cell in content["cells"] if cell["cell_type"] == "code"]
+    content["cells"] = [code[0], *(cell for cell in code if "answer-import" in tags(cell))]
+    for name in ("helpers", "data", "notebooks", "requirements.txt"):
+        (tmp_path / name).symlink_to(copies / name)
+    for folder in (copies / "notebooks", tmp_path):
+        ran = run_all(content, folder)
+        assert len(ran.cells) == 3 and all(cell.execution_count for cell in ran.cells)
 
 
 def test_answers_are_to_be_read_as_python(copies):

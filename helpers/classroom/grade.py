@@ -81,24 +81,26 @@ def run_answers(order: dict) -> tuple[str | None, list]:
     Raises ValueError where the cells cannot be read, InputError where the process does not start.
     """
     from ..stories import InputError
-    notebook, names, marks = None, [""], []
-    while len(marks) < len(names):
-        messages, reason = run_once(order | {"done": len(marks)})
+    marks, waiting = {}, True
+    while waiting:
+        messages, reason = run_once(order | {"done": list(marks)})
         if not messages:
             raise InputError(f"the grading process does not start ({reason}): try python -m "
                              "helpers.preflight")
         if len(messages) == 1:
             raise ValueError("its cells cannot be read, within these limits of time and memory")
-        notebook = messages[1]
-        names = order["series"].get(notebook, [])
-        marks += filter(is_verdict, messages[2:])
-        if len(marks) < len(names):
-            marks.append(("wrong", reason))
-    return notebook, [(name, *mark) for name, mark in zip(names, marks, strict=False)]
+        notebook, names = messages[1], order["series"].get(messages[1], [])
+        for name, *verdict in filter(is_verdict, messages[2:]):
+            marks.setdefault(name, verdict)
+        waiting = [name for name in names if name not in marks]
+        if waiting:
+            marks[waiting.pop(0)] = ["wrong", reason]
+    return notebook, [(name, *marks[name]) for name in names]
 
 
 def is_verdict(message) -> bool:
-    return isinstance(message, list) and len(message) == 2 and message[0] in MARKS
+    return (isinstance(message, list) and len(message) == 3 and message[1] in MARKS
+            and isinstance(message[0], str))
 
 
 def grade(submission: Submission, series: dict[str, list[str]], seconds: int, memory: int) -> Row:

@@ -107,13 +107,13 @@ def verdict(cells: list[ReadCell], home: int, name: str) -> tuple[str, str]:
         mark, sentence = "wrong", f"{mine} is an `async def`: write `def`"
     else:
         mark, sentence = judged(getattr(checks, name), space[mine])
-    if mark != "correct":
-        sentence += HINT if "raised NameError" in sentence else ""
-        for failure in failures:
-            if isinstance(failure, ModuleNotFoundError):
-                package = f"needs the package {failure.name!r}, which is not installed here"
-                return mark, f"{package} ({sentence})"
-    return mark, sentence
+    if mark == "correct":
+        return mark, sentence
+    for failure in failures:
+        if isinstance(failure, ModuleNotFoundError):
+            package = f"needs the package {failure.name!r}, which is not installed here"
+            return mark, f"{package} ({sentence})"
+    return mark, sentence + (HINT if "raised NameError" in sentence else "")
 
 
 def run_cell(cells: list[ReadCell], home: int, mine: str) -> tuple[dict, list[BaseException]]:
@@ -212,13 +212,15 @@ def main():
     cells = [read(Cell(*cell)) for cell in order["cells"]]
     notebook = which_notebook(order["file"], cells, order["series"])
     send(notebook)
-    for name in order["series"].get(notebook, [])[order["done"]:]:
+    for name in order["series"].get(notebook, []):
+        if name in order["done"]:
+            continue
         if hasattr(signal, "alarm"):
             signal.alarm(order["seconds"])  # nobody catches it: the system ends the process
         try:
-            send(attempt(cells, name))
+            send([name, *attempt(cells, name)])
         except BaseException as problem:
-            send(("wrong", f"the answer raised {type(problem).__name__}"))
+            send([name, "wrong", f"the answer raised {type(problem).__name__}"])
 
 
 if __name__ == "__main__":
