@@ -44,7 +44,7 @@ def code_cells(content):
     return [source(cell) for cell in content["cells"] if cell["cell_type"] == "code"]
 
 
-# -- student copies ----------------------------------------------------------------------------------
+# -- student copies -------------------------------------------------------------------------------
 
 @pytest.fixture(scope="module")
 def copies(tmp_path_factory):
@@ -64,7 +64,7 @@ def pair(request, copies):
 def without_counts(cell):
     outputs = [{key: value for key, value in output.items() if key != "execution_count"}
                for output in cell.get("outputs", [])]
-    return {key: value for key, value in cell.items() if key != "execution_count"} | {"outputs": outputs}
+    return cell | {"outputs": outputs, "execution_count": None}
 
 
 def test_a_copy_is_the_notebook_without_its_solutions(pair):
@@ -73,7 +73,8 @@ def test_a_copy_is_the_notebook_without_its_solutions(pair):
     kept = [cell for cell in copy["cells"] if "answer-import" not in tags(cell)]
     wanted = [cell for cell in original["cells"] if "solution" not in tags(cell)]
     assert [*map(without_counts, kept[1:])] == [*map(without_counts, wanted[1:])]
-    assert source(kept[0]).rpartition("\n\n**On Colab**")[0] == source(wanted[0]).rpartition("\n\n**On Colab**")[0]
+    first, theirs = (source(cells[0]).rpartition("**On Colab**")[0] for cells in (wanted, kept))
+    assert theirs == first
     assert original["metadata"] == copy["metadata"]
     code = [cell for cell in copy["cells"] if cell["cell_type"] == "code"]
     assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1))
@@ -110,10 +111,12 @@ def test_what_later_cells_use_is_imported_and_right(number, copies, monkeypatch,
     imports = [source(cell) for cell in copy["cells"] if "answer-import" in tags(cell)]
     for name in solution_cells(notebook(number)):
         function = f"{name}_solution"
-        users = [place for place, text in enumerate(code) if function in text and text not in imports]
+        users = [place for place, text in enumerate(code)
+                 if function in text and text not in imports]
         assert bool(users) == (function in space)  # handed out where needed, and only there
         if users:
-            (giver,) = [place for place, text in enumerate(code) if text in imports and function in text]
+            (giver,) = [place for place, text in enumerate(code)
+                        if function in text and text in imports]
             assert giver < users[0]
             assert verdict(getattr(checks, name), space[function]).startswith("✓")
 
@@ -136,7 +139,8 @@ def test_answers_are_to_be_read_as_python(copies):
     for number in PATHS:
         text = (copies / "notebooks" / f"answers_{number}.py").read_text("utf-8")
         assert text.startswith(f'"""Solutions of notebook {number} ')
-        used = [cell for name, cell in solution_cells(notebook(number)).items() if f"def {name}_" in text]
+        used = [cell for name, cell in solution_cells(notebook(number)).items()
+                if f"def {name}_" in text]
         assert used
         for cell in used:
             assert cell.removeprefix("# @title Solution\n").rpartition("\n\nchecks.")[0] in text
@@ -147,12 +151,13 @@ def test_comments_and_imports_of_a_solution_are_kept():
     cells = [("import math\nfrom os import path as p", []), ("limit = float(3)", []),
              ("# @title Solution\ndef f_solution(x):\n    # why\n    return math.sqrt(x)\n\n"
               "checks.f(f_solution)", ["solution"]), ("print(f_solution(4))", [])]
-    content = {"cells": [{"cell_type": "code", "source": text, "metadata": {"tags": tag}, "outputs": []}
+    content = {"cells": [nbformat.v4.new_code_cell(text, metadata={"tags": tag})
                          for text, tag in cells]}
     copy, text = student.student_copy("09_x.ipynb", content)
     assert "import math\n" in text and "    # why\n" in text and "path" not in text
     assert "from answers_09 import f_solution  # used below" in source(copy["cells"][2])
-    content["cells"][2]["source"] = content["cells"][2]["source"].replace("math.sqrt(x)", "x * limit")
+    solution_cell = content["cells"][2]
+    solution_cell["source"] = solution_cell["source"].replace("math.sqrt(x)", "x * limit")
     with pytest.raises(InputError, match="09_x.ipynb uses limit, which another cell computes"):
         student.student_copy("09_x.ipynb", content)
 
@@ -166,14 +171,15 @@ def test_links_and_files_are_all_in_the_copy(copies):
     every = {path.name for path in copies.rglob("*")}
     assert {path.name for path in copies.iterdir()} == {
         "README.md", "LICENSE", "requirements.txt", "helpers", "data", "notebooks"}
-    assert not every & {"__pycache__", "TEACHING.md"} and not any(name.startswith(".") for name in every)
+    assert not every & {"__pycache__", "TEACHING.md"}
+    assert not any(name.startswith(".") for name in every)
     assert str(ROOT) not in (copies / "README.md").read_text("utf-8")
 
 
 def test_the_same_bytes_again_also_into_an_empty_folder(copies, tmp_path):
     def files(folder):
-        return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()
-                and "__pycache__" not in path.parts}
+        return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*")
+                if path.is_file() and path.parent.name != "__pycache__"}
     assert student.main([str(tmp_path)]) == 0
     assert files(tmp_path) == files(copies)
 
@@ -200,7 +206,7 @@ def test_nothing_is_overwritten_and_nothing_half_written(copies, tmp_path, capsy
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-# -- what a cell defines -------------------------------------------------------------------------------
+# -- what a cell defines --------------------------------------------------------------------------
 
 @pytest.mark.parametrize("text, defines, uses", [
     ("import a.b, c as d\nfrom e import *", {"a", "d", "*"}, set()),
@@ -221,7 +227,8 @@ def test_what_a_cell_defines_and_uses(text, defines, uses):
     assert set().union(*(statement.uses for statement in found)) == uses
 
 
-@pytest.mark.parametrize("text", ["def f(:", "(" * 10**5, "x = '\ud800'", "\0", "x = (" + "-" * 10**5 + "1)"])
+@pytest.mark.parametrize("text", ["def f(:", "(" * 10**5, "x = '\ud800'", "\0",
+                                  "x = (" + "-" * 10**5 + "1)"])
 def test_a_cell_that_is_no_python_is_a_syntax_error(text):
     with pytest.raises(SyntaxError):
         statements(text)
@@ -229,17 +236,19 @@ def test_a_cell_that_is_no_python_is_a_syntax_error(text):
 
 def test_what_need_not_be_python_may_spell_a_definition():
     assert all(spells(text, "my_x") for text in (
-        "def my_x(:", "## Mine\n```python\ndef my_x(a):\n    retrun\n```", "  async def my_x(", "my_x = 3 +"))
+        "def my_x(:", "## Mine\n```python\ndef my_x(a):\n    retrun\n```", "  async def my_x(",
+        "my_x = 3 +"))
     assert not any(spells(text, "my_x") for text in (
         "# def my_x():", "call my_x", "def my_xy(", "'def my_x'", "checks.x(my_x)", "my_x == 3"))
     assert names(statements("def f(): return f")[0].node) == ({"f"}, {"f"})
 
 
-# -- how an answer is judged ---------------------------------------------------------------------------
+# -- how an answer is judged ----------------------------------------------------------------------
 
 def marks(number, cells):
     """{exercise: (mark, sentence)} of a notebook with these cells, judged in this process."""
-    read = [submission.read(cell if isinstance(cell, Cell) else Cell("code", cell)) for cell in cells]
+    read = [submission.read(cell if isinstance(cell, Cell) else Cell("code", cell))
+            for cell in cells]
     return {name: submission.attempt(read, name) for name in solution_cells(notebook(number))}
 
 
@@ -279,9 +288,11 @@ STUB = 'def my_removal_effect(query_gradient, H, gradients):\n    """Predicted c
     [RIGHT],
     ["# before", "SIZE = 500\n%matplotlib inline\n!ls", SOLVED.format("SIZE")],
     ["import datasets, math as m", SOLVED.format("m.floor(float(len(g)))")],
-    ["count = lambda rows: size(rows)", SOLVED.format("count(g)"), "def size(rows):\n    return len(rows)"],
+    ["count = lambda rows: size(rows)", SOLVED.format("count(g)"),
+     "def size(rows):\n    return len(rows)"],
     ["len = 3 +", RIGHT, "raise SystemExit"],
-    ["def size(g):\n    return len(g)", SOLVED.format("size(g)"), "def size(g):\n    return 0  # later, another"],
+    ["def size(g):\n    return len(g)", SOLVED.format("size(g)"),
+     "def size(g):\n    return 0  # later, another"],
     ["torch.set_default_dtype(torch.float64)",
      SOLVED.format("(torch.ones(1, len(g)) @ torch.ones(len(g), dtype=H.dtype))")],
     ["from helpers.checks import *\nfrom math import *", SOLVED.format("floor(len(g))")],
@@ -291,7 +302,8 @@ STUB = 'def my_removal_effect(query_gradient, H, gradients):\n    """Predicted c
     [RIGHT + "\nmy_removal_effect?\n%timeit my_removal_effect(1, 2, 3)\n!ls\nfiles = !ls"],
     [RIGHT.replace("    return", "    !ls\n    %time 1\n    return")],
     ["from __future__ import annotations\n" + RIGHT.replace("(q,", "(q: Tensor,")],
-    [RIGHT, '"""\ndef my_removal_effect(q, H, g):\n    return 0\n"""', "# my_removal_effect = 0", "del my_removal_effect"],
+    [RIGHT, '"""\ndef my_removal_effect(q, H, g):\n    return 0\n"""', "# my_removal_effect = 0",
+     "del my_removal_effect"],
     ["if True:\n    " + RIGHT.replace("\n", "\n    ")],
     ["torch.set_grad_enabled(False)\n" + RIGHT],
 ])
@@ -302,12 +314,14 @@ def test_an_answer_finds_what_it_needs(cells):
 
 @pytest.mark.parametrize("cells, mark, words", [
     (["x = 1"], "missing", "no cell defines my_removal_effect"),
-    (["def my_removal_effect(q, H, g):\n    retrun 1"], "wrong", "my_removal_effect is no valid Python: .*line 2"),
+    (["def my_removal_effect(q, H, g):\n    retrun 1"], "wrong",
+     "my_removal_effect is no valid Python: .*line 2"),
     ([STUB, "def my_removal_effect(:"], "wrong", "no valid Python"),
     (["if 0:\n    def my_removal_effect(): return 0"], "wrong", "my_removal_effect raised nothing"),
     (["1 / 0\nmy_removal_effect = 1 / 0"], "wrong", "my_removal_effect raised ZeroDivisionError"),
     (["import sys\nmy_removal_effect = sys.exit(0)"], "wrong", "raised SystemExit"),
-    (["size = len([1, 2])", SOLVED.format("size")], "wrong", "NameError.*'size'.*other cells compute"),
+    (["size = len([1, 2])", SOLVED.format("size")], "wrong",
+     "NameError.*'size'.*other cells compute"),
     (["async " + RIGHT], "wrong", "my_removal_effect is an `async def`: write `def`"),
     ([STUB], "not attempted", "not attempted yet$"),
     (["my_removal_effect = ..."], "not attempted", "not attempted yet"),
@@ -315,29 +329,34 @@ def test_an_answer_finds_what_it_needs(cells):
     # a package that is not here, at the top of the answer's cell, or of one that it needs
     (["import no_such_package as nsp\n" + SOLVED.format("nsp.size(g)")], "wrong",
      "^needs the package 'no_such_package', which is not installed here .*NameError"),
-    (["from no_such_package.sub import size", "def count(g):\n    return size(g)", SOLVED.format("count(g)")],
+    (["from no_such_package.sub import size", "def count(g):\n    return size(g)",
+      SOLVED.format("count(g)")],
      "wrong", "^needs the package 'no_such_package', which"),
-    (["import no_such_package\nmy_removal_effect = no_such_package.solve"], "wrong", "^needs the package"),
+    (["import no_such_package\nmy_removal_effect = no_such_package.solve"], "wrong",
+     "^needs the package"),
     (["import no_such_package", SOLVED.format("2")], "wrong", "^(?!needs)"),
     # in a text cell
-    ([Cell("markdown", RIGHT)], "missing", "my_removal_effect stands in a text cell: make it a code cell"),
+    ([Cell("markdown", RIGHT)], "missing",
+     "my_removal_effect stands in a text cell: make it a code cell"),
     ([STUB, Cell("raw", RIGHT)], "not attempted", "stands in a text cell"),
     ([RIGHT, Cell("raw", RIGHT)], "correct", "refit|equal"),
     # an untouched stub below it; two of them
     ([RIGHT, STUB], "correct", r"\(the untouched stub below it is passed over\)"),
     ([RIGHT + "\n" + STUB], "correct", "passed over"),
-    ([SOLVED.format("1"), RIGHT], "correct", r"\(my_removal_effect is defined 2 times: the last one counts\)"),
+    ([SOLVED.format("1"), RIGHT], "correct",
+     r"\(my_removal_effect is defined 2 times: the last one counts\)"),
     ([RIGHT, SOLVED.format("1")], "wrong", r"defined 2 times: the last one counts"),
     ([RIGHT, SOLVED.format("1"), STUB], "wrong", r"2 times.*passed over"),
     ([STUB, RIGHT], "correct", r"[^)]$"),
-    ([RIGHT, "def my_removal_effect(:"], "correct", "another cell with my_removal_effect is no valid Python"),
+    ([RIGHT, "def my_removal_effect(:"], "correct",
+     "another cell with my_removal_effect is no valid Python"),
 ])
 def test_what_is_odd_about_an_answer_is_told(cells, mark, words):
     found, sentence = marks("01", cells)["removal_effect"]
     assert found == mark and re.search(words, sentence), sentence
 
 
-# -- whose, and which ----------------------------------------------------------------------------------
+# -- whose, and which -----------------------------------------------------------------------------
 
 def touch(root, *files):
     for file in files:
@@ -353,36 +372,44 @@ def found(root, *paths):
 
 def test_students_by_folder_and_by_file(tmp_path):
     name = PATHS["02"].name
-    touch(tmp_path, f"anna/{name}", f"anna/deep/{name}", "anna/.ipynb_checkpoints/x.ipynb", "ben.ipynb",
+    touch(tmp_path, f"anna/{name}", f"anna/deep/{name}", "anna/.ipynb_checkpoints/x.ipynb",
+          "ben.ipynb",
           f"copy/notebooks/{name}", "copy/data/stories.jsonl", name, "notes.txt", "empty/.hidden")
     assert found(tmp_path, "") == {
         ("anna", f"anna/{name}"), ("anna", f"anna/deep/{name}"), ("ben", "ben.ipynb"),
         ("copy", f"copy/notebooks/{name}"), (tmp_path.name, name), ("empty", None)}
-    for path, owner, file in (("copy", "copy", f"copy/notebooks/{name}"), (f"anna/{name}", "anna", f"anna/{name}"),
+    for path, owner, file in (("copy", "copy", f"copy/notebooks/{name}"),
+                              (f"anna/{name}", "anna", f"anna/{name}"),
                               ("ben.ipynb", "ben", "ben.ipynb")):
         assert find_submissions([tmp_path / path], SERIES) == [Submission(owner, tmp_path / file)]
 
 
 def test_nothing_that_was_handed_in_vanishes(tmp_path):
-    touch(tmp_path, "anna.zip", "ben.ipynb.txt", "carl.IPYNB", "dora.pdf", "eve/eve.zip", "eve/__MACOSX/x.ipynb",
+    touch(tmp_path, "anna.zip", "ben.ipynb.txt", "carl.IPYNB", "dora.pdf", "eve/eve.zip",
+          "eve/__MACOSX/x.ipynb",
           "fay/work.ipynb", "fay/data.zip", ".DS_Store", "__MACOSX/x.ipynb", "_gil/a.ipynb")
     assert found(tmp_path, "") == {
-        ("anna", "anna.zip"), ("ben", "ben.ipynb.txt"), ("carl", "carl.IPYNB"), ("dora", "dora.pdf"),
+        ("anna", "anna.zip"), ("ben", "ben.ipynb.txt"), ("carl", "carl.IPYNB"),
+        ("dora", "dora.pdf"),
         ("eve", "eve/eve.zip"), ("fay", "fay/work.ipynb"), ("_gil", "_gil/a.ipynb")}
     with pytest.raises(InputError, match="no notebook .* only eve.zip: name"):
         found(tmp_path, "eve")
 
 
 def test_students_of_one_name_are_told_apart_by_their_folders(tmp_path):
-    touch(tmp_path, "A/hw.ipynb", "B/hw.ipynb", "g1/x/anna/1.ipynb", "g2/x/anna/1.ipynb", "g2/x/ben/1.ipynb")
-    assert found(tmp_path, "A/hw.ipynb", "B/hw.ipynb", "A") == {("A/hw", "A/hw.ipynb"), ("B/hw", "B/hw.ipynb")}
+    touch(tmp_path, "A/hw.ipynb", "B/hw.ipynb", "g1/x/anna/1.ipynb", "g2/x/anna/1.ipynb",
+          "g2/x/ben/1.ipynb")
+    assert found(tmp_path, "A/hw.ipynb", "B/hw.ipynb", "A") == {
+        ("A/hw", "A/hw.ipynb"), ("B/hw", "B/hw.ipynb")}
     assert found(tmp_path, "g1/x", "g2/x") == {
-        ("g1/x/anna", "g1/x/anna/1.ipynb"), ("g2/x/anna", "g2/x/anna/1.ipynb"), ("ben", "g2/x/ben/1.ipynb")}
+        ("g1/x/anna", "g1/x/anna/1.ipynb"), ("g2/x/anna", "g2/x/anna/1.ipynb"),
+        ("ben", "g2/x/ben/1.ipynb")}
 
 
 def test_which_notebook_it_is():
     def which(file, *cells):
-        return submission.which_notebook(file, [submission.read(Cell("code", cell)) for cell in cells], SERIES)
+        read = [submission.read(Cell("code", cell)) for cell in cells]
+        return submission.which_notebook(file, read, SERIES)
     assert which("renamed.ipynb", "def my_lds(): ...") == PATHS["06"].name
     assert which("renamed.ipynb", "def my_lds(:") == PATHS["06"].name
     assert which("hw_03_final.ipynb") == PATHS["03"].name
@@ -398,27 +425,33 @@ def packed_file(kind):
     return gzip.compress(b"{}")
 
 
-NOTEBOOK = json.dumps({"cells": [{"cell_type": "code", "source": ["x = 'é'\n", "y"]}]}, ensure_ascii=False)
+NOTEBOOK = json.dumps({"cells": [{"cell_type": "code", "source": ["x = 'é'\n", "y"]}]},
+                      ensure_ascii=False)
 OLD = {"nbformat": 3, "worksheets": [{"cells": [{"cell_type": "code", "input": "x = 'é'\ny"}]}]}
 
 
 @pytest.mark.parametrize("data, note", [
     (NOTEBOOK.encode(), ""), (NOTEBOOK.encode("utf-8-sig"), "encoded in UTF-8-SIG"),
-    (NOTEBOOK.encode("utf-16"), "encoded in UTF-16"), (NOTEBOOK.encode("latin-1"), "encoded in LATIN-1"),
+    (NOTEBOOK.encode("utf-16"), "encoded in UTF-16"),
+    (NOTEBOOK.encode("latin-1"), "encoded in LATIN-1"),
     (json.dumps(OLD).encode(), "saved in the old format 3")])
 def test_odd_files_are_read_and_told(data, note, tmp_path):
     (tmp_path / "a.ipynb").write_bytes(data)
     cells, told = read_cells(tmp_path / "a.ipynb")
-    assert cells == [Cell("code", "x = 'é'\ny")] and told.startswith(note) and bool(told) == bool(note)
+    assert cells == [Cell("code", "x = 'é'\ny")]
+    assert told.startswith(note) and bool(told) == bool(note)
     (tmp_path / "a.ipynb").rename(tmp_path / "a.ipynb.txt")
     assert read_cells(tmp_path / "a.ipynb.txt")[1].endswith("its name should end in .ipynb")
 
 
 @pytest.mark.parametrize("data, reason", [
-    (packed_file("zip"), "unpack it, it is a ZIP archive"), (packed_file("gzip"), "unpack it, it is a gzip archive"),
+    (packed_file("zip"), "unpack it, it is a ZIP archive"),
+    (packed_file("gzip"), "unpack it, it is a gzip archive"),
     (b"%PDF-1.7\n\xff", "it is a PDF file"), (b"\n<!DOCTYPE html>", "it is a web page"),
-    (b"import torch\n", "it is Python source"), (b"", "the file is empty"), (b"{", "the file is no valid JSON"),
-    (b"[" * 10**5, "the file is no valid JSON"), (b"words", "the file is no valid JSON"), (b"3", "it has no cells"),
+    (b"import torch\n", "it is Python source"), (b"", "the file is empty"),
+    (b"{", "the file is no valid JSON"),
+    (b"[" * 10**5, "the file is no valid JSON"), (b"words", "the file is no valid JSON"),
+    (b"3", "it has no cells"),
     (b'{"worksheets": [1]}', "it has no cells"), (b'{"cells": 5}', "it has no cells")])
 def test_what_is_no_notebook_is_told(data, reason, tmp_path):
     (tmp_path / "a.ipynb").write_bytes(data)
@@ -426,20 +459,22 @@ def test_what_is_no_notebook_is_told(data, reason, tmp_path):
         read_cells(tmp_path / "a.ipynb")
 
 
-# -- what is written -----------------------------------------------------------------------------------
+# -- what is written ------------------------------------------------------------------------------
 
 def test_texts_of_theirs_steer_nothing():
     evil = "=1+1\x1b[31m\u202e</td><script>" + "x" * 10**6
     page = report.page(evil, [report.Row(evil, "", evil, [("lds", "wrong", evil)], evil)])
-    assert "<script" not in page and "\x1b" not in page and "\u202e" not in page and len(page) < 10_000
+    assert not any(words in page for words in ("<script", "\x1b", "\u202e")) and len(page) < 10_000
     table = report.table([report.Row(evil, "", evil, [], evil)])
     assert all(not line.startswith("=") for line in table.splitlines())
 
 
 def test_names_that_are_alike_get_a_report_each(tmp_path):
     students = ["a b-2", "a.b", "a_b", "A b", "A/b"]
-    report.write_grades([report.Row(name, "", "", [], "") for name in students], tmp_path / "grades")
-    pages = {path.stem: path.read_text("utf-8") for path in (tmp_path / "grades" / "reports").iterdir()}
+    report.write_grades([report.Row(name, "", "", [], "") for name in students],
+                        tmp_path / "grades")
+    pages = {path.stem: path.read_text("utf-8")
+             for path in (tmp_path / "grades" / "reports").iterdir()}
     wanted = ["a_b-2", "a_b", "a_b-3", "A_b-4", "A_b-5"]
     assert sorted(pages) == sorted(wanted)
     for whose, name in zip(students, wanted, strict=True):
@@ -447,7 +482,8 @@ def test_names_that_are_alike_get_a_report_each(tmp_path):
 
 
 @pytest.mark.parametrize("arguments, words", [
-    (["nowhere"], "nowhere: name notebooks"), (["."], "no notebook .*only grades.csv: name notebooks"),
+    (["nowhere"], "nowhere: name notebooks"),
+    (["."], "no notebook .*only grades.csv: name notebooks"),
     ([".", "--out", "full"], "full .*not empty"),
     ([".", "--time-limit", "0"], "'0'"), ([".", "--memory", "0.1"], "'0.1'"), ([], "required"),
     ([".", "--out", "no/such/folder"], "no/such/folder")])
@@ -457,7 +493,8 @@ def test_a_teachers_mistakes_are_one_line(arguments, words, tmp_path, monkeypatc
     (tmp_path / "full" / "grades.csv").write_text("mine")
     assert grade.main(arguments) == 2
     assert re.fullmatch(rf"error: [^\n]*{words}[^\n]*\n", capsys.readouterr().err)
-    assert (tmp_path / "full" / "grades.csv").read_text() == "mine" and len(list(tmp_path.iterdir())) == 1
+    assert (tmp_path / "full" / "grades.csv").read_text() == "mine"
+    assert [path.name for path in tmp_path.iterdir()] == ["full"]
 
 
 @pytest.mark.parametrize("name", ["student", "grade", "publish"])
@@ -468,7 +505,7 @@ def test_the_commands_keep_their_names(name):
     assert len((ROOT / "helpers" / f"{name}.py").read_text("utf-8").splitlines()) < 9
 
 
-# -- submissions, each really run ------------------------------------------------------------------------
+# -- submissions, each really run -----------------------------------------------------------------
 
 def handing(number, **stubs):
     """The solved notebook, but for these exercises: {exercise: source of its cell}."""
@@ -487,28 +524,33 @@ def body(name, *lines):
 
 def handed_in():
     """{student: {file: text or bytes}} of a class in which everything goes wrong."""
+    deep = json.dumps({"cells": [{"cell_type": "code", "source": "(" * 10**6}]})
+    number = json.dumps({"cells": [{"cell_type": "code", "source": 5}]})
+    forks = "[os._exit(time.sleep(60) or 0) for _ in range(150) if not os.fork()]"
     return {
         "anna": {PATHS["01"].name: handing("01")},
         "broken": {"01.ipynb": "{", "02.ipynb": json.dumps({"nbformat": 4}), "03.ipynb": "",
                    "04.ipynb": json.dumps({"cells": [1, {}]}), "05.ipynb": "[" * 10**5,
-                   "06.ipynb": json.dumps({"cells": [{"cell_type": "code", "source": 5}]}),
-                   "x.ipynb": packed_file("zip"), "08.ipynb": json.dumps({"cells": [
-                       {"cell_type": "code", "source": "(" * 10**6}]})},
+                   "06.ipynb": number, "x.ipynb": packed_file("zip"), "08.ipynb": deep},
         "empty": {},
         "zipped": {"work.zip": packed_file("zip")},
         "<script>alert(1)<b>": {"=cmd()&<b>.ipynb": handing(
-            "02", make_hook=body("make_hook", "raise ValueError('</td><script>alert(2)</script>')"),
+            "02",
+            make_hook=body("make_hook", "raise ValueError('</td><script>alert(2)</script>')"),
             token_scores=body("token_scores", "os._exit(0)"),
             find_output_grad="def my_find_output_grad(:")},
         "hungry": {"03.ipynb": handing(
-            "03", ekfac_eigenvalues=body("ekfac_eigenvalues", "return [bytearray(2**28) for _ in range(99)]"),
-            cg=body("cg", "with open('big', 'wb') as file:", "    while True: file.write(bytes(2**20))"),
-            exact_fisher=body("exact_fisher", "input('?')"), kron_ihvp=body(
-                "kron_ihvp", "[os._exit(time.sleep(60) or 0) for _ in range(150) if not os.fork()]", "return 0"))},
+            "03",
+            exact_fisher=body("exact_fisher", "input('?')"),
+            kron_ihvp=body("kron_ihvp", forks, "return 0"),
+            ekfac_eigenvalues=body("ekfac_eigenvalues", "return [*range(2**30)]"),
+            cg=body("cg", "file = open('big', 'wb')", "while True: file.write(bytes(2**20))"))},
         "talker": {"04.ipynb": handing(
-            "04", completion_labels=body("completion_labels", "for _ in range(1000): print('✓' * 10**5)",
-                                         "os.system('echo ✓')", "print('[\"correct\", \"ok\"]')"),
-            token_influence=body("token_influence", "sys.setrecursionlimit(10**6)", "f = lambda: f()", "f()"),
+            "04",
+            completion_labels=body("completion_labels", "print('✓' * 10**8)", "os.system('echo ✓')",
+                                   "print('[\"completion_labels\", \"correct\", \"ok\"]')"),
+            token_influence=body("token_influence", "sys.setrecursionlimit(10**6)",
+                                 "my_token_influence()"),
             relatif="import sys\nmy_relatif = sys.exit(0)")},
     }
 
@@ -553,14 +595,18 @@ def said(graded, name):
 
 def test_an_honest_notebook_is_graded_by_the_command(tmp_path):
     """One answer right, one wrong, one not begun, one deleted: the quick one of these tests."""
-    stubs = [source(cell) for cell in notebook("01")["cells"] if "def my_loo_residuals(" in source(cell)]
-    content = handing("01", removal_effect=SOLVED.format("1"), loo_residuals=stubs[0], damped_solve="")
+    stubs = [source(cell) for cell in notebook("01")["cells"]
+             if "def my_loo_residuals(" in source(cell)]
+    content = handing("01", removal_effect=SOLVED.format("1"), loo_residuals=stubs[0],
+                      damped_solve="")
     rows, reports, _ = graded_class(tmp_path, {"anna": {PATHS["01"].name: content}})
     names = [name for number, name in EXERCISES if number == "01"]
     given = {name: rows[0][f"exercise_{number}"] for number, name in enumerate(names, 1)}
-    assert given == {"ridge_influence": "correct", "removal_effect": "wrong", "loo_residuals": "not attempted",
+    assert given == {"ridge_influence": "correct", "removal_effect": "wrong",
+                     "loo_residuals": "not attempted",
                      "damped_solve": "missing"}
-    assert [rows[0][key] for key in ("student", "attempted", "correct", "total")] == ["anna", "2", "1", "4"]
+    counts = [rows[0][key] for key in ("student", "attempted", "correct", "total")]
+    assert counts == ["anna", "2", "1", "4"]
     assert "N times too large" in reports["anna.html"]
 
 
@@ -575,14 +621,16 @@ def test_a_loop_is_stopped_and_costs_its_own_exercise(tmp_path):
 
 @pytest.mark.slow
 def test_two_of_one_name_get_a_row_and_a_page_each(tmp_path):
-    for folder in "AB":
+    for folder, stubs in {"A": {"removal_effect": ""}, "B": {}}.items():
         (tmp_path / folder).mkdir()
-        (tmp_path / folder / "hw.ipynb").write_text(handing("01", **({"removal_effect": ""} if folder == "A" else {})))
+        (tmp_path / folder / "hw.ipynb").write_text(handing("01", **stubs))
     files = [str(tmp_path / folder / "hw.ipynb") for folder in "AB"]
     assert grade.main([*files, "--out", str(tmp_path / "out")]) == 0
     table = (tmp_path / "out" / "grades.csv").read_text("utf-8")
-    assert "\nA/hw,01_influence_functions.ipynb,hw.ipynb,3," in table and "\nB/hw,01_influence" in table
-    pages = {path.name: path.read_text("utf-8") for path in (tmp_path / "out" / "reports").iterdir()}
+    assert "\nA/hw,01_influence_functions.ipynb,hw.ipynb,3," in table
+    assert "\nB/hw,01_influence_functions.ipynb,hw.ipynb,4," in table
+    pages = {path.name: path.read_text("utf-8")
+             for path in (tmp_path / "out" / "reports").iterdir()}
     assert "3 of 4" in pages["A_hw.html"] and "4 of 4" in pages["B_hw.html"] and len(pages) == 2
 
 
@@ -590,14 +638,15 @@ def test_two_of_one_name_get_a_row_and_a_page_each(tmp_path):
 def test_everyone_has_rows_and_a_report(graded):
     rows, reports, root = graded
     assert len(rows) == 1 + 10 + 1 + 1 + 3 and len(reports) == 7
-    assert not list(root.glob("out/.*")) and not [path for path in root.iterdir() if path.name.startswith(".")]
+    assert not [*root.glob("out/.*"), *root.glob(".*")]
 
 
 @pytest.mark.slow
 def test_the_honest_one_is_untouched_by_the_others(graded):
     assert result(graded, "anna") == ["correct"] * 4
-    assert [row(graded, "anna")[key] for key in ("attempted", "correct", "total")] == ["4", "4", "4"]
-    assert verdict(checks.removal_effect, solution("01", "removal_effect")).removeprefix("✓ ") in said(graded, "anna")
+    assert {row(graded, "anna")[key] for key in ("attempted", "correct", "total")} == {"4"}
+    right = verdict(checks.removal_effect, solution("01", "removal_effect"))
+    assert right.removeprefix("✓ ") in said(graded, "anna")
 
 
 @pytest.mark.slow
