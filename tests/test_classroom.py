@@ -215,6 +215,7 @@ def test_nothing_is_overwritten_and_nothing_half_written(copies, tmp_path, capsy
     ("if a:\n    def f(): ...\nelse:\n    f = b", {"f"}, {"a", "b"}),
     ("x, (y, *z) = t\nx += 1\ndel x", {"x", "y", "z"}, {"t", "x"}),
     ("async def f(): await g()", {"f"}, {"g"}),
+    ("t['k'] = v\na.b = 1", {"t"}, {"t", "v", "a"}),
     ('"""\ndef my_x(): ...\n"""\n# def my_y(): ...\ns = "my_z = 1"', {"s"}, set()),
     ("%matplotlib inline\n!ls\nmy_x?\n??f\nfiles = !ls\nx = 1", {"x"}, set()),
     ("%%time\n%%capture\nx = y", {"x"}, {"y"}),
@@ -222,9 +223,8 @@ def test_nothing_is_overwritten_and_nothing_half_written(copies, tmp_path, capsy
     (">>> x = 1", {"x"}, set()),
 ])
 def test_what_a_cell_defines_and_uses(text, defines, uses):
-    found = statements(text)
-    assert set().union(*(statement.defines for statement in found)) == defines
-    assert set().union(*(statement.uses for statement in found)) == uses
+    assert set().union(*(statement.defines for statement in statements(text))) == defines
+    assert set().union(*(statement.uses for statement in statements(text))) == uses
 
 
 @pytest.mark.parametrize("text", ["def f(:", "(" * 10**5, "x = '\ud800'", "\0",
@@ -296,6 +296,7 @@ STUB = 'def my_removal_effect(query_gradient, H, gradients):\n    """Predicted c
     ["torch.set_default_dtype(torch.float64)",
      SOLVED.format("(torch.ones(1, len(g)) @ torch.ones(len(g), dtype=H.dtype))")],
     ["from helpers.checks import *\nfrom math import *", SOLVED.format("floor(len(g))")],
+    ["SIZES = {}\nSIZES['all'] = 500", SOLVED.format("SIZES['all']")],
     ["my_removal_effect = lambda q, H, g: g @ torch.linalg.solve(H, q) / len(g)"],
     ["import no_such_package\n%%time\n" + RIGHT, RIGHT],
     ["%%time\n" + RIGHT], ["import no_such_package\n" + RIGHT],
@@ -495,6 +496,17 @@ def test_a_teachers_mistakes_are_one_line(arguments, words, tmp_path, monkeypatc
     assert re.fullmatch(rf"error: [^\n]*{words}[^\n]*\n", capsys.readouterr().err)
     assert (tmp_path / "full" / "grades.csv").read_text() == "mine"
     assert [path.name for path in tmp_path.iterdir()] == ["full"]
+
+
+def test_a_process_that_does_not_start_is_the_teachers_matter(tmp_path, monkeypatch, capsys):
+    """It is told in one line, and no student gets a row for it."""
+    touch(tmp_path, "anna/01.ipynb")
+    (tmp_path / "anna" / "01.ipynb").write_text(NOTEBOOK)
+    monkeypatch.setattr(grade.sys, "executable", str(tmp_path / "no-python"))
+    assert grade.main([str(tmp_path), "--out", str(tmp_path / "out")]) == 2
+    told = capsys.readouterr().err
+    assert re.fullmatch(r"error: the grading process does not start [^\n]*preflight\n", told), told
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("name", ["student", "grade", "publish"])

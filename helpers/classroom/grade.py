@@ -39,8 +39,8 @@ def environment(home: str) -> dict[str, str]:
 def run_once(order: dict) -> tuple[list, str]:
     """What `helpers.classroom.submission` says, run in an empty folder; why it says no more.
 
-    Its order and its verdicts go through files: nothing that it or what it starts does to them can
-    make the grader wait.
+    Its order and its verdicts go through files of their own: no process that it leaves behind can
+    make the grader wait for their end. Raises OSError where it cannot be started.
     """
     with (TemporaryDirectory(prefix="grade-", ignore_cleanup_errors=True) as home,
           TemporaryFile() as given, TemporaryFile() as said):
@@ -83,7 +83,10 @@ def run_answers(order: dict) -> tuple[str | None, list]:
     from ..stories import InputError
     marks, waiting = {}, True
     while waiting:
-        messages, reason = run_once(order | {"done": list(marks)})
+        try:
+            messages, reason = run_once(order | {"done": list(marks)})
+        except OSError as problem:
+            messages, reason = [], problem
         if not messages:
             raise InputError(f"the grading process does not start ({reason}): try python -m "
                              "helpers.preflight")

@@ -25,8 +25,9 @@ def find_submissions(paths: list[Path], series) -> list[Submission]:
         pairs = in_folder(path, series) if path.is_dir() else [(owner(path, series), path)]
         owned |= dict.fromkeys(pairs)
     if not any(file and is_notebook(file) for _, file in owned):
-        others = ", only ".join(["", *[file.name for _, file in owned if file][:1]])
-        raise InputError(f"no notebook (*.ipynb) in {', '.join(map(str, paths))}{others}: name "
+        others = [file.name for _, file in owned if file]
+        only = f", only {', '.join(others[:3])}{' …' * (len(others) > 3)}" if others else ""
+        raise InputError(f"no notebook (*.ipynb) in {', '.join(map(str, paths))}{only}: name "
                          "notebooks, or a folder with them")
     owners = {folder for folder, _ in owned}
     return [Submission(name_among(owners, folder), file) for folder, file in owned]
@@ -68,10 +69,10 @@ def is_notebook(file: Path) -> bool:
 
 def notebooks_below(folder: Path) -> list[Path]:
     """Notebooks in the folder and its subfolders; links to folders are not followed."""
-    found = []
+    notebooks = []
     for entry in visible(folder):
-        found += notebooks_below(entry) if is_folder(entry) else filter(is_notebook, [entry])
-    return found
+        notebooks += notebooks_below(entry) if is_folder(entry) else filter(is_notebook, [entry])
+    return notebooks
 
 
 def name_among(owners: set[Path], folder: Path) -> str:

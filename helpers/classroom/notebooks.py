@@ -113,7 +113,7 @@ def statements(text: str) -> list[Statement]:
         match nodes:
             case [ast.Expr(ast.Call(ast.Attribute(_, "run_cell_magic"), [*_, ast.Constant(body)]))]:
                 return statements(body)  # of %%time and its like
-        nodes = [single for node in nodes for single in split(WithoutMagics().visit(node))]
+        nodes = [simple for node in nodes for simple in split(WithoutMagics().visit(node))]
         return [Statement(node, *names(node)) for node in nodes]
     except (ValueError, RecursionError, MemoryError, RuntimeError) as problem:
         raise SyntaxError(str(problem) or "too deeply nested") from None
@@ -134,11 +134,11 @@ def split(node: ast.stmt) -> list[ast.stmt]:
     """An import as one statement for each thing, so that one that fails costs no other."""
     if not isinstance(node, (ast.Import, ast.ImportFrom)):
         return [node]
-    singles = []
+    imports = []
     for alias in node.names:
-        singles.append(copy.copy(node))
-        singles[-1].names = [alias]
-    return singles
+        imports.append(copy.copy(node))
+        imports[-1].names = [alias]
+    return imports
 
 
 def names(node: ast.stmt) -> tuple[set[str], set[str]]:
@@ -157,9 +157,14 @@ def names(node: ast.stmt) -> tuple[set[str], set[str]]:
                 defines.add(symbol.get_name())
             if symbol.is_referenced() and (scope is module or symbol.is_global()):
                 uses.add(symbol.get_name())
-    if isinstance(node, ast.AugAssign):
-        uses |= defines
-    return set() if isinstance(node, ast.Delete) else defines, uses
+    match node:
+        case ast.Delete():
+            defines = set()
+        case ast.AugAssign():
+            uses |= defines
+        case ast.Assign([ast.Subscript(ast.Name(table))]):  # fills what another line has made
+            defines.add(table)
+    return defines, uses
 
 
 def spells(text: str, name: str) -> bool:
@@ -182,6 +187,6 @@ def checked(node: ast.stmt) -> str | None:
 def exercises(content: dict) -> list[str]:
     """A notebook's exercises, in order: those whose answer `my_<name>` a cell gives to a check."""
     code = [source(cell) for cell in content["cells"] if cell["cell_type"] == "code"]
-    found = [checked(statement.node) for text in code for statement in statements(text)
-             if f"my_{checked(statement.node)}" in statement.uses]
-    return list(dict.fromkeys(found))
+    in_order = [checked(statement.node) for text in code for statement in statements(text)
+                if f"my_{checked(statement.node)}" in statement.uses]
+    return list(dict.fromkeys(in_order))

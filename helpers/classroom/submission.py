@@ -86,9 +86,9 @@ def attempt(cells: list[ReadCell], name: str) -> tuple[str, str]:
 def is_stub(node: ast.stmt) -> bool:
     """Whether a definition says nothing yet: below its docstring `...`, `pass` or None."""
     if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
-        body = node.body[ast.get_docstring(node) is not None:]
-        return all(isinstance(part, (ast.Pass, ast.Expr, ast.Return))
-                   and is_nothing(getattr(part, "value", None)) for part in body)
+        body = node.body if ast.get_docstring(node) is None else node.body[1:]
+        return all(isinstance(line, (ast.Pass, ast.Expr, ast.Return))
+                   and is_nothing(getattr(line, "value", None)) for line in body)
     return isinstance(node, (ast.Assign, ast.AnnAssign)) and is_nothing(node.value)
 
 
@@ -123,8 +123,8 @@ def run_cell(cells: list[ReadCell], home: int, mine: str) -> tuple[dict, list[Ba
     their imports, functions, classes, constants and lambdas, an earlier cell's before a later
     one's, and the default precision that holds at its place.
     """
-    def listed(part):
-        return [statement for cell in part for statement in cell.statements
+    def listed(some_cells):
+        return [statement for cell in some_cells for statement in cell.statements
                 if not (mine in statement.defines and is_stub(statement.node))]
 
     own, before, after = listed([cells[home]]), listed(cells[:home]), listed(cells[home + 1:])
@@ -154,8 +154,8 @@ def only_defines(statement: Statement) -> bool:
     """Whether running it does nothing else: imports, functions, classes, constants, lambdas."""
     node = statement.node
     if isinstance(node, (ast.Assign, ast.AnnAssign)) and node.value:
-        inside = [] if isinstance(node.value, ast.Lambda) else ast.walk(node.value)
-        return not any(isinstance(part, (ast.Call, ast.comprehension)) for part in inside)
+        inner = [] if isinstance(node.value, ast.Lambda) else ast.walk(node.value)
+        return not any(isinstance(value, (ast.Call, ast.comprehension)) for value in inner)
     return isinstance(node, (ast.FunctionDef, ast.ClassDef, ast.Import, ast.ImportFrom))
 
 
