@@ -276,7 +276,7 @@ def test_untouched_solved_and_mistaken(number, copies):
     for which in (0, -1):
         cells, words = wrong(number, which)
         for name, (mark, said) in marks(number, cells).items():
-            assert mark == "wrong" and words[name] in said
+            assert mark == "wrong" and (words[name] or "") in said
 
 
 SOLVED = "def my_removal_effect(q, H, g):\n    return g @ torch.linalg.solve(H, q) / {}"
@@ -295,7 +295,7 @@ STUB = 'def my_removal_effect(query_gradient, H, gradients):\n    """Predicted c
      "def size(g):\n    return 0  # later, another"],
     ["torch.set_default_dtype(torch.float64)",
      SOLVED.format("(torch.ones(1, len(g)) @ torch.ones(len(g), dtype=H.dtype))")],
-    ["from helpers.checks import *\nfrom math import *", SOLVED.format("floor(len(g))")],
+    ["from helpers.measure import *\nfrom math import *", SOLVED.format("floor(len(g))")],
     ["SIZES = {}\nSIZES['all'] = 500", SOLVED.format("SIZES['all']")],
     ["my_removal_effect = lambda q, H, g: g @ torch.linalg.solve(H, q) / len(g)"],
     ["import no_such_package\n%%time\n" + RIGHT, RIGHT],

@@ -41,7 +41,7 @@ def whole_folder(folder: Path):
 
     Raises InputError where the system does not let it.
     """
-    from ..files import output
+    from ..sources.files import output
     with output(folder):
         parent = folder.absolute().parent
         parent.mkdir(parents=True, exist_ok=True)

@@ -162,7 +162,7 @@ def build_parser():
 def run(argv) -> None:
     """Raises Usage and InputError."""
     args = build_parser().parse_args(argv)
-    from ..files import output
+    from ..sources.files import output
     check_new(args.out)
     with output(args.out):
         if not os.access(args.out.absolute().parent, os.W_OK):

@@ -123,7 +123,7 @@ def build_parser():
 def run(argv) -> None:
     """Raises Usage and InputError; SystemExit(1) where the check fails."""
     args = build_parser().parse_args(argv)
-    from ..files import output, save_text
+    from ..sources.files import output, save_text
     address, branch = (ADDRESS, BRANCH) if args.check else (None, "main")
     if args.address is not None:
         address, branch = sound(args.address, args.branch)

@@ -55,7 +55,7 @@ class Problem(NamedTuple):
     expected: Expected | list[Expected]
 
 
-# -- a verdict ---------------------------------------------------------------------------------
+# -- a verdict -----------------------------------------------------------------------------------
 
 def check(judge):
     """Turns `judge(answer) -> what was verified`, which raises Wrong, into a check that prints."""
@@ -95,7 +95,7 @@ def settled():
         torch.set_default_dtype(dtype)
 
 
-# -- an answer and its numbers --------------------------------------------------------------------
+# -- an answer and its numbers -------------------------------------------------------------------
 
 def call(answer, *arguments):
     """What the answer returns for copies of the arguments.
@@ -184,7 +184,7 @@ def _plain(value):
     return [_plain(part) for part in value]
 
 
-# -- compared with the oracle ---------------------------------------------------------------------
+# -- compared with the oracle --------------------------------------------------------------------
 
 def judge(answer, problems: list[Problem]) -> None:
     """Raises Wrong unless the answer gives what is expected for every problem.
@@ -260,7 +260,7 @@ def _equal(value, expected, other):
     return bool((value - other).abs().max() <= tolerance * other.abs().max())
 
 
-# -- what may be wrong ------------------------------------------------------------------------------
+# -- what may be wrong ---------------------------------------------------------------------------
 
 def _misconception(cases):
     """The message whose value came out of every problem, unless it is the truth in all of them."""
@@ -332,7 +332,7 @@ def _unknown(value, expected):
             "know")
 
 
-# -- for the problems ------------------------------------------------------------------------------
+# -- for the problems ----------------------------------------------------------------------------
 
 def draws(seed):
     """A function of sizes that gives standard normal numbers, float64, from a stream of its own."""
