@@ -47,11 +47,8 @@ def _some(names, linear, scope):
 
 
 def in_mlp(name: str) -> bool:
-    """Whether a module or parameter of this name belongs to an MLP.
-
-    BERT calls its second layer the output, as that of its attention.
-    """
-    parts = set(name.split("."))
+    """Whether a module or parameter of this name belongs to an MLP."""
+    parts = set(name.split("."))  # BERT calls its second layer the output, as that of its attention
     return bool(MLP_PARTS & parts) or ("output" in parts and "attention" not in parts)
 
 
@@ -63,10 +60,7 @@ def shape(layer: nn.Module) -> tuple[int, int]:
 
 @dataclass
 class Captured:
-    """One layer's record of one pass.
-
-    `inputs` ā `(batch, token, in+1)`, `output_grads` Ds `(batch, token, out)`.
-    """
+    """One layer's record: `inputs` ā `(batch, token, in+1)`, `output_grads` Ds `(…, out)`."""
     inputs: torch.Tensor
     output_grads: torch.Tensor | None = None
 

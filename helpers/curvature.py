@@ -69,8 +69,7 @@ class Block:
 
     def to(self, device=None, dtype=None):
         """The same block elsewhere, or in another precision."""
-        return Block(*(part.to(device=device, dtype=dtype)
-                       for part in (self.q_a, self.q_s, self.eigenvalues)))
+        return Block(*(part.to(device, dtype) for part in (self.q_a, self.q_s, self.eigenvalues)))
 
     def like(self, v):
         """The same block on the device and in the precision of `v`."""
@@ -80,15 +79,14 @@ class Block:
 class KFAC(Layerwise):
     """Λ = tokens per sequence × λ_S λ_Aᵀ: tokens independent, ā independent of Ds.
 
-    The factor makes it the same quantity as EK-FAC's Λ, a mean over *sequences* (Martens and
-    Grosse 2015).
+    The factor makes it, like EK-FAC's, a mean over *sequences* (Martens and Grosse 2015).
     """
     name = "kfac"
 
     def __init__(self, blocks: dict[str, Block], damping: float | dict | None = None):
         """`damping` is one λ, one a layer, or None: 0.1 × the mean eigenvalue of each layer.
 
-        Raises InputError for eigenvalues that are not finite, or that need a damping.
+        Raises InputError for eigenvalues that are not finite, or need a damping.
         """
         self.blocks = blocks
         given = damping if isinstance(damping, dict) else dict.fromkeys(blocks, damping)
@@ -96,11 +94,7 @@ class KFAC(Layerwise):
 
     @classmethod
     def fit(cls, model, layers, batches, damping=None, pseudo=None, seed=0):
-        """Fitted on the batches; `batches()` gives a fresh iterator of them.
-
-        `pseudo(model, layers, batch, seed, number)` runs pass `number` and returns its capture
-        (default `pseudo_gradients`).
-        """
+        """`batches()` gives a fresh iterator; `pseudo` stands in for `pseudo_gradients`."""
         return cls(factors(covariances(model, layers, batches(), pseudo, seed)), damping)
 
     def matvec(self, v):
@@ -273,10 +267,8 @@ def _add(sums, name, part):
 
 
 def factors(sums: dict[str, torch.Tensor]) -> dict[str, Block]:
-    """K-FAC's blocks from the sums of `covariances`.
-
-    A = E[ā āᵀ] = Q_A Λ_A Q_Aᵀ and S = E[Ds Dsᵀ] = Q_S Λ_S Q_Sᵀ, both over real tokens.
-    """
+    """K-FAC's blocks from sums of `covariances`: A = Q_A Λ_A Q_Aᵀ and S = Q_S Λ_S Q_Sᵀ, means
+    over real tokens."""
     tokens, blocks = sums["tokens"].item(), {}
     tokens_per_sequence = tokens / sums["sequences"].item()
     for name in [key.removeprefix("A/") for key in sums if key.startswith("A/")]:

@@ -23,14 +23,12 @@ def unflatten(flat: torch.Tensor, layers: dict) -> dict:
     """The inverse of `flatten`."""
     shapes = {name: torch.Size(shape(layer)) for name, layer in layers.items()}
     parts = flat.split([size.numel() for size in shapes.values()], dim=-1)
-    return {name: part.unflatten(-1, size)
-            for (name, size), part in zip(shapes.items(), parts)}
+    return {name: part.unflatten(-1, shapes[name]) for name, part in zip(shapes, parts)}
 
 
 def places_of(name: str | None, layers: dict) -> torch.Tensor:
     """The places of one layer in a flat vector, or all of them."""
-    count = sum(torch.Size(shape(layer)).numel() for layer in layers.values())
-    places = torch.arange(count)
+    places = torch.arange(sum(torch.Size(shape(layer)).numel() for layer in layers.values()))
     return places if name is None else unflatten(places, layers)[name].flatten()
 
 
@@ -68,8 +66,8 @@ class Products(Curvature):
         `preconditioner` is another curvature, whose `solve` roughly undoes this one.
         """
         self.model, self.layers, self.batches = model, layers, batches
-        given = damping if isinstance(damping, dict) else dict.fromkeys(layers, float(damping))
-        self.damping = dict(given)
+        single = not isinstance(damping, dict)
+        self.damping = dict.fromkeys(layers, float(damping)) if single else damping
         self.preconditioner, self.steps, self.tolerance = preconditioner, steps, tolerance
 
     @abstractmethod
@@ -120,8 +118,7 @@ class Products(Curvature):
 class GaussNewton(Products):
     """The exact Gauss–Newton Hessian G = E[Σ_t J_tᵀ (diag p − p pᵀ) J_t] over all layers.
 
-    A product costs two forward-mode and one reverse-mode pass over the batches (Grosse et al.
-    2023, section 2.2).
+    A product costs two forward passes and one backward (Grosse et al. 2023, section 2.2).
     """
 
     def one_product(self, theta, v, batch):
@@ -216,13 +213,13 @@ def preconditioned(curvature: Curvature | None, layers: dict):
 
 
 def conjugate_gradients(matvec, v: torch.Tensor, precondition=None, steps=100, tolerance=1e-6):
-    """Solves matvec(x) = v `(..., P)` for a positive definite matrix.
+    """Solves matvec(x) = v `(..., P)`, positive definite; `(x, relative residuals by step)`.
 
-    Returns `(x, relative residuals after each step)`. `precondition` is a map that roughly undoes
-    `matvec`, such as `preconditioned(ekfac, layers)`. Leading dimensions are systems of their own;
-    it stops when the largest relative residual is below `tolerance`.
+    `precondition` is a map that roughly undoes `matvec`, such as `preconditioned(ekfac, layers)`.
+    Leading dimensions are systems of their own; it stops when the largest relative residual is
+    below `tolerance`.
     """
-    precondition = precondition or (lambda residual: residual)
+    precondition = precondition or torch.clone
     start = v.norm(dim=-1).clamp(min=torch.finfo(v.dtype).tiny)
     x, residual = torch.zeros_like(v), v
     direction = near = precondition(residual)

@@ -10,15 +10,7 @@ import torch
 from .capture import backward_pass
 from .curvature import Layerwise
 from .exact import as_parameters, weights
-from .stories import (
-    IGNORE,
-    Batch,
-    EncodedQuery,
-    logits_of,
-    padded,
-    plain_attention,
-    token_losses,
-)
+from .stories import (IGNORE, Batch, EncodedQuery, logits_of, padded, plain_attention, token_losses)
 
 
 class Strongest(NamedTuple):
@@ -36,18 +28,13 @@ def query_gradients(model, layers, queries: list[EncodedQuery]):
     """
     rows, log_probs = {name: [] for name in layers}, []
     for ids, start in queries:
-        batch = padded([ids], [0]).to(device_of(model))
+        batch = padded([ids], [0]).to(next(model.parameters()).device)
         batch.labels[:, :start - 1] = IGNORE
         captured, losses = backward_pass(model, layers, batch)
         log_probs.append(-losses)
         for name, record in captured.items():
             rows[name].append(record.gradients())
     return {name: torch.cat(parts) for name, parts in rows.items()}, torch.cat(log_probs)
-
-
-def device_of(model):
-    """Where the model's weights are."""
-    return next(model.parameters()).device
 
 
 # -- scores by sequence --------------------------------------------------------------------------
@@ -81,10 +68,7 @@ def scores_and_lengths(model, layers, stream, ihvps: dict, curvatures: list[Laye
 
 
 def top_indices(scores: torch.Tensor, k: int) -> list[Strongest]:
-    """For each query the k most positive and the k most negative sequences of `scores (Q, N)`.
-
-    A sequence counts as positive only above zero, as negative only below.
-    """
+    """For each query of `scores (Q, N)` the k largest above zero and the k smallest below."""
     picks = []
     for row in scores:
         order = row.argsort(descending=True, stable=True)
@@ -99,8 +83,8 @@ def top_indices(scores: torch.Tensor, k: int) -> list[Strongest]:
 def token_scores(captured, ihvps: dict, queries, rows, n_train: int) -> torch.Tensor:
     """Influence by layer and token, `(pairs, layer, token)`, each value at the position read.
 
-    Pair p is query `queries[p]` with row `rows[p]` of the captured batch. Sums over layer and
-    token to the sequence's influence; exactly 0 on padding.
+    Pair p is query `queries[p]` with row `rows[p]` of the batch. Sums over layer and token to the
+    sequence's influence; exactly 0 on padding.
     """
     by_layer = []
     for name, ihvp in ihvps.items():
@@ -164,11 +148,10 @@ def input_token_influence(model, layers, ids, direction, n_train, draws=2, seed=
     """I(z) − E[I(z with another token read at t, all targets kept)] for the `positions` t, `(T,)`.
 
     `direction` `{layer: (out, in+1)}` is the iHVP of one query, `positions` all by default. The
-    other token is drawn from the model's own prediction at that place (`other_tokens`). 0
-    elsewhere; exactly 0 at the first position, for which there is no prediction, and at the last,
-    which no target reads.
+    other token is drawn from the model's prediction there (`other_tokens`). Exactly 0 at the first
+    position, for which there is none, and at the last, which no target reads.
     """
-    batch = padded([ids], [0]).to(device_of(model))
+    batch = padded([ids], [0]).to(next(model.parameters()).device)
     others = other_tokens(model, batch, draws, seed)
     wanted = range(len(ids)) if positions is None else positions
     chosen = [t for t in wanted if 0 < t < len(ids) - 1]

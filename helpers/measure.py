@@ -11,10 +11,7 @@ def found_share(scores: torch.Tensor, teachers: list[int]) -> torch.Tensor:
 
 
 def auc(positive: torch.Tensor, negative: torch.Tensor) -> float:
-    """Area under the curve: how often a value of `positive` exceeds one of `negative`.
-
-    Ties count half.
-    """
+    """Area under the curve: how often `positive` exceeds `negative`; ties count half."""
     difference = positive[:, None] - negative[None, :]
     return ((difference > 0).double() + 0.5 * (difference == 0)).mean().item()
 
@@ -28,10 +25,9 @@ def span_positions(tokenizer, text: str, start: int, end: int) -> range:
 
 
 def profile_correlation(profiles: list[torch.Tensor]) -> float:
-    """Mean Pearson correlation between the token profiles of different stories.
+    """Mean Pearson correlation between token profiles of stories, cut to the shorter of two.
 
-    Two profiles are cut to the shorter one. 1 means every story shows the same curve: the
-    flat-attribution bug.
+    1 means every story shows the same curve: the flat-attribution bug.
     """
     values = []
     for first, second in combinations(profiles, 2):

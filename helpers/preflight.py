@@ -16,7 +16,8 @@ import urllib.request
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-PYTHON, MEMORY, DISK, PATIENCE = (3, 10), 4, 2, 5  # oldest version; GB at the peak; GB free; seconds for the network
+PYTHON = 3, 10  # the oldest
+MEMORY, DISK, PATIENCE = 4, 2, 5  # GB at the peak; GB free; seconds for the network
 INSTALL = "run: python -m pip install -r requirements.txt"
 
 
@@ -78,10 +79,11 @@ def package(line: str):
 
 
 def widgets():
-    """Notebooks of a browser show only what fits their front end: JupyterLab 4 that of ipywidgets 8, Colab that of 7."""
+    """A front end shows only what fits it: JupyterLab 4 shows ipywidgets 8, Colab 7."""
     lab, ours = installed("jupyterlab"), installed("ipywidgets")
     if lab and ours and not satisfies(ours, ">=8"):
-        raise Todo(f"ipywidgets {ours} shows no widget in JupyterLab {lab}: run: python -m pip install 'ipywidgets>=8,<9'")
+        raise Todo(f"ipywidgets {ours} shows no widget in JupyterLab {lab}: run: python -m pip "
+                   "install 'ipywidgets>=8,<9'")
     return "widgets fit their front end"
 
 
@@ -89,9 +91,11 @@ def device():
     try:
         import torch
     except Exception as problem:  # a broken installation raises much besides ImportError
-        raise Todo(f"torch cannot be imported ({type(problem).__name__}: {problem}): {INSTALL}") from None
+        reason = f"{type(problem).__name__}: {problem}"
+        raise Todo(f"torch cannot be imported ({reason}): {INSTALL}") from None
     if torch.cuda.is_available():
-        return f"device: GPU, {torch.cuda.get_device_name()}; the terminal and notebooks 04 and 08 use it"
+        name = torch.cuda.get_device_name()
+        return f"device: GPU, {name}; the terminal and notebooks 04 and 08 use it"
     if getattr(torch.backends, "mps", None) and torch.backends.mps.is_available():
         return "device: Apple's GPU"
     return f"device: CPU, {torch.get_num_threads()} threads; no GPU is needed"
@@ -109,7 +113,8 @@ def free_memory() -> float | None:
     found = []
     if available := re.search(r"MemAvailable:\s*(\d+) kB", read("/proc/meminfo")):
         found.append(int(available[1]) / 2**20)
-    for most, used in (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes")):
+    for most, used in (("memory.max", "memory.current"),
+                       ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes")):
         limit, usage = (read(f"/sys/fs/cgroup/{name}").strip() for name in (most, used))
         if limit.isdigit() and usage.isdigit() and int(limit) < 2**60:
             found.append((int(limit) - int(usage)) / 2**30)
@@ -123,7 +128,8 @@ def memory():
     if free is None:
         return f"memory: this system does not say; the notebooks need {MEMORY} GB"
     if free < MEMORY:
-        raise Todo(f"memory: {free:.1f} GB free, the largest notebook needs up to {MEMORY}: close other programs and kernels")
+        raise Todo(f"memory: {free:.1f} GB free, the largest notebook needs up to {MEMORY}: close "
+                   "other programs and kernels")
     return f"memory: {free:.1f} GB"
 
 
@@ -137,19 +143,22 @@ def disk():
 def network():
     """Never a todo: the Hub is only for models and stories other than the bundled ones."""
     address, reached = os.environ.get("HF_ENDPOINT", "https://huggingface.co"), []
+    question = urllib.request.Request(address, method="HEAD")
 
     def ask():
         try:
-            urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=PATIENCE).close()
+            urllib.request.urlopen(question, timeout=PATIENCE).close()
         except urllib.error.HTTPError:
             pass  # it answers
         except Exception:
             return
         reached.append(True)
-    thread = threading.Thread(target=ask, daemon=True)  # looking up a name can take longer than any timeout
+    # looking up a name can take longer than any timeout
+    thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     thread.join(PATIENCE)
-    return "network: the Hub answers" if reached else "network: no Hub; only other models and stories need it"
+    return "network: " + ("the Hub answers" if reached else
+                          "no Hub; only other models and stories need it")
 
 
 def data_file(name: str, checksum: str):
@@ -160,7 +169,8 @@ def data_file(name: str, checksum: str):
         except OSError:
             raise Todo(f"data/{name} is missing: restore data/ from the repository") from None
         if found != checksum:
-            raise Todo(f"data/{name} is not the file of the data sheet: restore data/ from the repository")
+            raise Todo(f"data/{name} is not the file of the data sheet: restore data/ from the "
+                       "repository")
         return f"data/{name}"
     return check
 
@@ -172,7 +182,8 @@ def kernel():
     except Exception:
         raise Todo(f"Jupyter has no kernel python3: {INSTALL}") from None
     theirs = shutil.which(command)
-    if os.path.isabs(command) and (not theirs or Path(theirs).parent.resolve() != Path(sys.executable).parent.resolve()):
+    here = Path(sys.executable).parent.resolve()
+    if os.path.isabs(command) and (not theirs or Path(theirs).parent.resolve() != here):
         raise Todo(f"Jupyter's kernel python3 is another Python ({command}): "
                    "run: python -m ipykernel install --sys-prefix --name python3")
     return "Jupyter's kernel python3 is this Python"
@@ -185,9 +196,11 @@ def checks() -> list:
     sums = dict(re.findall(r"^\| `([^`]+)` \| `([0-9a-f]{64})` \|", text, re.M))
     if not lines or not sums:
         def incomplete():
-            raise Todo("requirements.txt or data/README.md is missing: restore them from the repository")
+            raise Todo("requirements.txt or data/README.md is missing: restore them from the "
+                       "repository")
         return [python, incomplete]
-    return [python, *map(package, lines), widgets, device, memory, disk, network, *(data_file(*entry) for entry in sums.items()), kernel]
+    files = [data_file(*entry) for entry in sums.items()]
+    return [python, *map(package, lines), widgets, device, memory, disk, network, *files, kernel]
 
 
 def main() -> int:

@@ -1,4 +1,6 @@
-"""What every notebook's set-up cell does once it has found the series: install what is missing, and say what is here.
+"""What every notebook's set-up cell does once it has found the series.
+
+It installs what is missing, and says what is here.
 
 Needs nothing but Python itself, so that it can run before anything is installed.
 """
@@ -13,26 +15,28 @@ from tempfile import TemporaryDirectory
 
 from .preflight import Todo, device, installed, package, python, requirements
 
-FRONT_END = {"jupyterlab"}  # whatever shows the notebook is there already; Colab breaks with another one beside it
+# whatever shows the notebook is there already; Colab breaks with another one beside it
+FRONT_END = {"jupyterlab"}
 MODULES = {"scikit-learn": "sklearn"}  # packages that are imported under another name
 
 
 def unmet(lines: list[str]) -> dict[str, str]:
-    """{package: its line} of those lines of requirements.txt that a notebook needs and that do not hold here."""
-    found = {}
+    """{package: its line} of the lines that a notebook needs and that do not hold here."""
+    missing = {}
     for line in lines:
         name = re.match(r"[\w.-]+", line)[0]
         try:
             package(line)()
         except Todo:
-            found[name] = line
-    return {name: line for name, line in found.items() if name not in FRONT_END}
+            missing[name] = line
+    return {name: line for name, line in missing.items() if name not in FRONT_END}
 
 
 def install() -> None:
     """Installs what is missing or out of range, by one call of pip, and by none where nothing is.
 
-    A torch that is there stays, whatever its version. Raises SystemExit, with one line that says what to do.
+    A torch that is there stays, whatever its version. Raises SystemExit, with one line that says
+    what to do.
     """
     try:
         python()
@@ -47,14 +51,18 @@ def install() -> None:
     with TemporaryDirectory() as folder:
         keep = Path(folder) / "constraints.txt"
         keep.write_text(f"torch=={torch}\n" if torch else "", encoding="utf-8")
-        pip = subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input",
-                              "--constraint", str(keep), *lines.values()], capture_output=True, text=True)
+        pip = subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--no-input",
+                              "--disable-pip-version-check", "--constraint", str(keep),
+                              *lines.values()], capture_output=True, text=True)
     if pip.returncode:
-        said = re.search(r"^(?:ERROR|error): *(.*)", pip.stderr, re.M) or re.search(r"(.*)\s*\Z", pip.stderr)
-        sys.exit(f"pip could not install {', '.join(lines)} ({said[1]}): install them yourself in {sys.prefix}, then run this cell again")
+        said = (re.search(r"^(?:ERROR|error): *(.*)", pip.stderr, re.M)
+                or re.search(r"(.*)\s*\Z", pip.stderr))
+        sys.exit(f"pip could not install {', '.join(lines)} ({said[1]}): install them yourself in "
+                 f"{sys.prefix}, then run this cell again")
     importlib.invalidate_caches()
     if stale := [name for name in lines if MODULES.get(name, name) in sys.modules]:
-        sys.exit(f"{', '.join(stale)} was in use while it was renewed: restart the kernel, then run all cells again")
+        sys.exit(f"{', '.join(stale)} was in use while it was renewed: restart the kernel, then "
+                 "run all cells again")
 
 
 def tell() -> None:

@@ -9,16 +9,8 @@ from dataclasses import dataclass, fields
 
 import torch
 
-from .stories import (
-    IGNORE,
-    Batch,
-    InputError,
-    encode_query,
-    logits_of,
-    padded,
-    plain_attention,
-    token_losses,
-)
+from .stories import (IGNORE, Batch, InputError, encode_query, logits_of, padded, plain_attention,
+                      token_losses)
 
 
 @dataclass(frozen=True)
@@ -78,10 +70,7 @@ def losses_of(model, batch: Batch, theta: torch.Tensor) -> torch.Tensor:
 
 
 def adam(state: State, gradient: torch.Tensor, step: int, steps: int, recipe: Recipe) -> State:
-    """Step `step` of `steps` (Kingma and Ba 2015).
-
-    Smooth in `gradient` as long as `recipe.epsilon` > 0.
-    """
+    """Step `step` of `steps` (Kingma and Ba 2015); smooth in `gradient` where epsilon > 0."""
     beta_1, beta_2 = recipe.betas
     mean = beta_1 * state.mean + (1 - beta_1) * gradient
     square = beta_2 * state.square + (1 - beta_2) * gradient**2
@@ -129,11 +118,9 @@ def _states(model, ids, recipe, seed, weights):
     yield state
     for step, rows in enumerate(order):
         rows = [row for row in rows if weights[row].any()]
-        if rows:
-            state = one_step(model, ids, rows, weights[rows], state, step, len(order), recipe,
-                             divisor)
-        else:
-            state = adam(state, torch.zeros_like(state.theta), step, len(order), recipe)
+        place = step, len(order), recipe
+        state = (one_step(model, ids, rows, weights[rows], state, *place, divisor) if rows
+                 else adam(state, torch.zeros_like(state.theta), *place))
         yield state
     if not torch.isfinite(state.theta).all():
         raise InputError("training went astray (a parameter is not finite): lower the rate")

@@ -33,10 +33,7 @@ def tfidf_scores(queries: list[str], texts: list[str]):
 
 
 def bm25_scores(queries: list[str], texts: list[str], k1=1.5, b=0.75):
-    """Okapi BM25 of single words, `(Q, N)`, a numpy array (Robertson et al. 1994).
-
-    Word matching that forgives long texts.
-    """
+    """Okapi BM25 of single words, `(Q, N)`, a numpy array (Robertson et al. 1994)."""
     import numpy as np
     from sklearn.feature_extraction.text import CountVectorizer
 
@@ -131,10 +128,7 @@ class Index:
         return self._rotated(gradients, torch.mul)
 
     def queries(self, ihvps: dict) -> torch.Tensor:
-        """(Q_Sᵀ P Q_A) · √(Λ+λ), `(Q, K)`, float32, of iHVPs P `{layer: (Q, out, in+1)}`.
-
-        This is what a story's vector is multiplied with.
-        """
+        """(Q_Sᵀ P Q_A) · √(Λ+λ), `(Q, K)`, float32: what a story's vector is multiplied with."""
         return self._rotated(ihvps, torch.div)
 
     def _rotated(self, matrices, scaled):
@@ -166,9 +160,8 @@ class Index:
     def scores(self, ihvps: dict, n_train: int) -> torch.Tensor:
         """Influence `(Q, n)` of the stories that were added, in their order, to four bits.
 
-        With v a story's vector and P = M⁻¹ ∇L_q, N times the influence is
-        Σ (Q_Sᵀ P Q_A) √(Λ+λ) v, whatever the curvature M: its own `curvature.solve(gradients)`
-        gives its own scores, another curvature's `solve` that one's.
+        With v a story's vector and P = M⁻¹ ∇L_q, N times the influence is Σ (Q_Sᵀ P Q_A) √(Λ+λ) v,
+        whatever the curvature M: iHVPs of another one give that one's scores.
         """
         queries = self.queries(ihvps)
         return torch.cat([products(*part, queries) for part in self._parts], 1) / n_train

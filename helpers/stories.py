@@ -44,10 +44,7 @@ class EncodedQuery(NamedTuple):
 
 @dataclass
 class Corpus:
-    """N tokenised stories; `stories[i]` has the token ids `ids[i]`.
-
-    Counts tell how many stories were cut or left out.
-    """
+    """N tokenised stories, `stories[i]` with the ids `ids[i]`; counts of those cut or left out."""
     stories: list[Story]
     ids: list[list[int]]
     truncated: int = 0
@@ -162,8 +159,8 @@ def token_texts(tokenizer, ids: list[int]) -> list[str]:
 def batches(ids: list[list[int]], batch_size=16, max_positions=None):
     """Yields `ids` as Batch after Batch, shortest first, equal lengths in their order.
 
-    A batch has at most `batch_size` rows and, counted with its padding, `max_positions` positions;
-    a sequence longer than that comes alone.
+    A batch has at most `batch_size` rows and, with its padding, `max_positions` positions; a
+    sequence longer than that comes alone.
     """
     rows = []
     for row in sorted(range(len(ids)), key=lambda row: len(ids[row])):
@@ -231,8 +228,5 @@ def sequence_loss(model, batch: Batch) -> torch.Tensor:
 
 
 def plain_attention():
-    """A context in which attention is computed step by step.
-
-    PyTorch's fused kernels know no forward mode and no second derivative.
-    """
+    """A context without fused kernels, which know no forward mode and no second derivative."""
     return torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)

@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 from builders import ROOT
 
-MARKDOWN = [ROOT / "README.md", ROOT / "data" / "README.md", *sorted((ROOT / "notebooks").glob("*.md"))]
+MARKDOWN = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "data" / "README.md",
+            *sorted((ROOT / "notebooks").glob("*.md"))]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 SOURCES = sorted([*(ROOT / "helpers").rglob("*.py"), *(ROOT / "data").glob("*.py")])
 

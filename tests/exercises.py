@@ -79,3 +79,50 @@ def verdict(check, answer) -> str:
     with contextlib.redirect_stdout(said):
         check(answer)
     return said.getvalue().strip()
+
+
+def variants(answer) -> dict:
+    """{what is special: the same right answer, given as people may give it}."""
+    import numpy as np
+    import torch
+
+    def over(change, value):
+        """`change` of every tensor in a result or among arguments."""
+        if isinstance(value, (tuple, list)):
+            return type(value)(over(change, part) for part in value)
+        return change(value) if isinstance(value, torch.Tensor) else value
+
+    def spoil(part):
+        part.zero_() if not part.requires_grad else None
+        return part
+
+    def spoiling(*arguments):
+        result = over(torch.clone, answer(*arguments))
+        over(spoil, arguments)
+        return result
+
+    def leaving(*arguments):
+        result = answer(*arguments)
+        torch.set_grad_enabled(False)
+        torch.set_default_dtype(torch.float64)
+        return result
+
+    single = lambda part: part.float() if part.dtype == torch.float64 else part
+    lists = lambda part: part.detach().tolist()
+    arrays = lambda part: part.detach().numpy()
+    mirrored = lambda part: np.flip(np.flip(part.detach().numpy()).copy())  # negative strides, the right numbers
+    strided = lambda part: torch.stack([part, part], -1)[..., 0]
+    tracked = lambda part: part.detach().requires_grad_() if part.is_floating_point() else part
+    return {
+        "as it is": answer,
+        "result in float32": lambda *given: over(single, answer(*given)),
+        "worked in float32": lambda *given: answer(*over(single, given)),
+        "lists": lambda *given: over(lists, answer(*given)),
+        "arrays": lambda *given: over(arrays, answer(*given)),
+        "arrays with negative strides": lambda *given: over(mirrored, answer(*given)),
+        "not contiguous": lambda *given: over(strided, answer(*given)),
+        "still tied to a graph": lambda *given: over(tracked, answer(*given)),
+        "overwrites its inputs": spoiling,
+        "leaves switches behind": leaving,
+        "without gradients": torch.no_grad()(answer),
+    }

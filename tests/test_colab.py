@@ -17,9 +17,10 @@ import pytest
 from builders import ROOT
 from exercises import pasted, printed, run_all, source, unlike
 
-from helpers import preflight, publish, ready, student
-from helpers.address import ADDRESS, BRANCH
-from helpers.publish import LINE, rewritten, sound
+from helpers import preflight, ready
+from helpers.classroom import publish, student
+from helpers.classroom.address import ADDRESS, BRANCH
+from helpers.classroom.publish import LINE, rewritten, sound
 from helpers.stories import InputError
 
 NOTEBOOK = "01_influence_functions.ipynb"  # the fastest
@@ -345,15 +346,23 @@ def test_other_git_addresses_get_no_badge(copy):
         assert path.suffix != ".ipynb" or "its set-up cell fetches the rest." in text
 
 
-def test_a_students_copy_links_to_no_solutions(copy, monkeypatch):
-    path = copy / "notebooks" / NOTEBOOK
-    content = json.loads(rewritten(copy, GITHUB, "main")[path])
-    monkeypatch.setattr(student, "ADDRESS", GITHUB)
-    theirs = student.student_copy(content)["cells"]
-    assert "colab-badge" in source(content["cells"][0]) and "colab-badge" not in source(theirs[0])
-    row = source(theirs[0]).splitlines()[-1]
-    assert row.startswith("**On Colab**: ") and "upload" in row and "fetches the rest" in row
-    assert theirs[1] == content["cells"][1]
+def test_a_students_copy_names_no_address_of_solutions(copy, command, tmp_path, monkeypatch):
+    """Published copies would fetch the solutions otherwise; given an address of their own, they fetch themselves."""
+    command(GITHUB)
+    for name in ("data", "requirements.txt", "LICENSE"):
+        (copy / name).mkdir() if name == "data" else (copy / name).touch()
+    monkeypatch.setattr(student, "ROOT", copy)
+    out = tmp_path / "copies"
+    assert student.main([str(out)]) == 0
+    texts = [path.read_text("utf-8") for path in [*out.rglob("*.py"), *out.rglob("*.ipynb"), out / "README.md"]]
+    assert not any(GITHUB in text for text in texts)
+    cells = json.loads((out / "notebooks" / NOTEBOOK).read_text("utf-8"))["cells"]
+    assert "ADDRESS, BRANCH = None" in source(cells[1])
+    row = source(cells[0]).splitlines()[-1]
+    assert row.startswith("**On Colab**: ") and "a ZIP file of `helpers`, `data`, `notebooks` and" in row
+    own = "https://github.com/teacher/copies"
+    path = out / "notebooks" / NOTEBOOK
+    assert "[![Open in Colab]" in rewritten(out, own, "main")[path] and own in rewritten(out, own, "main")[path]
 
 
 @pytest.mark.parametrize("given, kept", [

@@ -1,4 +1,4 @@
-"""Every exercise: its check accepts the solution, waits for the stub, and names the mistakes that learners make."""
+"""Every exercise: its check accepts right answers of every kind, refuses wrong ones, and says why."""
 import os
 from importlib import import_module
 
@@ -6,13 +6,16 @@ import numpy as np
 import pytest
 import torch
 from builders import ROOT
-from exercises import notebook, pasted, run_all, solution, solution_cells, source, tags, unlike, verdict
+from exercises import (notebook, pasted, run_all, solution, solution_cells, source, tags, unlike, variants,
+                       verdict)
 
 from helpers import checks
 
 NUMBERS = [path.name[:2] for path in sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))]
 EXERCISES = [(number, name) for number in NUMBERS for name in solution_cells(notebook(number))]
-WRONG = {number: import_module(f"wrong_answers_{number}").WRONG for number in NUMBERS}
+ATTEMPTS = {number: import_module(f"attempts_{number}") for number in NUMBERS}
+WRONG = {number: ATTEMPTS[number].WRONG for number in NUMBERS}
+GENERIC = "in a way this check does not know"
 
 
 @pytest.mark.parametrize("number, name", EXERCISES)
@@ -28,11 +31,25 @@ def test_solution_stub_and_error(number, name):
     assert verdict(check, lambda *arguments: np.ones((2, 3))[::-1]).startswith("✗")  # a stride that torch does not have
 
 
-@pytest.mark.parametrize("number, name, words, answer", [
-    (number, name, *wrong) for number, name in EXERCISES for wrong in WRONG[number][name]])
-def test_a_mistake_is_named(number, name, words, answer):
-    said = verdict(getattr(checks, name), answer)
-    assert said.startswith("✗") and words in said
+@pytest.mark.parametrize("number, name", EXERCISES)
+def test_right_answers_are_accepted_however_they_are_given(number, name):
+    """Other formulas, loops, arrays, lists, float32; inputs overwritten, switches left behind."""
+    given = variants(solution(number, name))
+    given |= {f"attempt {place}": answer
+              for place, answer in enumerate(ATTEMPTS[number].RIGHT[name])}
+    said = {label: verdict(getattr(checks, name), answer) for label, answer in given.items()}
+    refused = {label: line for label, line in said.items() if not line.startswith("✓")}
+    assert not refused and len(ATTEMPTS[number].RIGHT[name]) >= 5
+    assert torch.is_grad_enabled() and torch.get_default_dtype() == torch.float32
+
+
+@pytest.mark.parametrize("number, name", EXERCISES)
+def test_wrong_answers_are_refused_and_most_are_named(number, name):
+    said = [(words, verdict(getattr(checks, name), answer)) for words, answer in WRONG[number][name]]
+    unlike_expected = [(words, line) for words, line in said
+                       if not line.startswith("✗") or (words or "") not in line]
+    assert not unlike_expected and len(said) >= 12
+    assert 8 * sum(GENERIC in line for _, line in said) <= len(said)
 
 
 @pytest.mark.parametrize("number", NUMBERS)

@@ -17,7 +17,7 @@ import pytest
 from builders import ROOT
 from exercises import unlike
 
-from helpers import student
+from helpers.classroom import student
 
 NAMES = sorted(path.stem for path in (ROOT / "notebooks").glob("0*.ipynb"))
 SHOTS = ROOT / "tests" / "screenshots"

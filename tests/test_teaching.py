@@ -58,7 +58,7 @@ def test_every_message_quoted_is_what_the_check_says_to_a_wrong_answer():
     assert quoted and len(quoted) == TEXT.count("✗")
     wrong = {}
     for number in NUMBERS:
-        wrong |= import_module(f"wrong_answers_{number}").WRONG
+        wrong |= import_module(f"attempts_{number}").WRONG
     unsaid = [(name, message) for name, message in quoted
               if not any(message in verdict(getattr(checks, name), answer) for _, answer in wrong[name])]
     assert not unsaid

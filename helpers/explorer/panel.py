@@ -1,6 +1,6 @@
 """The explorer's widgets: they hold no numbers, ask `Explorer` and show what `pictures` draws.
 
-Only widgets of ipywidgets itself, so that JupyterLab, Notebook, VS Code and Colab need nothing more.
+Only widgets of ipywidgets itself, so that JupyterLab, Notebook, VS Code and Colab need no more.
 Whatever goes wrong becomes one sentence in the panel; an interrupted kernel leaves it usable.
 """
 import base64
@@ -35,7 +35,7 @@ def _switch(options):
 
 
 class Panel:
-    """Widgets around an explorer; display it at the end of a cell. `prompts` are offered to pick from.
+    """Widgets around an explorer; display it at the end of a cell. `prompts` are offered.
 
     `views()` gives the views that are shown, as the JSON has queries.
     """
@@ -47,8 +47,10 @@ class Panel:
         self._make_looking()
         self._make_more()
         self.status, self.found = widgets.HTML(), widgets.HTML(layout=WIDE)
-        self.box = widgets.VBox([*self._asking, self.status, *self._looking, self.found, *self._more])
-        self._say("Type the beginning of a story and press <b>Ask</b>, or pick an example.", plain=False)
+        self.box = widgets.VBox([*self._asking, self.status, *self._looking, self.found,
+                                 *self._more])
+        self._say("Type the beginning of a story and press <b>Ask</b>, or pick an example.",
+                  plain=False)
 
     def _ipython_display_(self):
         from IPython.display import display
@@ -60,8 +62,8 @@ class Panel:
         examples = [("type your own, or pick one", ""), *((text, text) for text in prompts)]
         self.pick = _labelled(widgets.Dropdown, "Examples", options=examples, layout=WIDE)
         self.prompt = _labelled(widgets.Textarea, "Prompt", value=prompt, rows=2, layout=WIDE)
-        self.completion = _labelled(widgets.Text, "Completion", layout=WIDE, placeholder="leave empty, "
-                                    "and the model writes; a word of its own begins with a space")
+        hint = "leave empty, and the model writes; a word of its own begins with a space"
+        self.completion = _labelled(widgets.Text, "Completion", layout=WIDE, placeholder=hint)
         self.length = _labelled(widgets.IntSlider, "at most, tokens", value=12, min=1, max=40)
         self.temperature = _labelled(widgets.FloatSlider, "temperature", value=0, min=0, max=1.5,
                                      step=0.1)
@@ -100,8 +102,8 @@ class Panel:
         self._looking = [widgets.HBox(row, layout=ROW) for row in rows]
 
     def _make_more(self):
-        self.wanted = _labelled(widgets.Text, "Why not this story?", layout=WIDE, placeholder="its "
-                                "number, some of its words, or a text of your own")
+        hint = "its number, some of its words, or a text of your own"
+        self.wanted = _labelled(widgets.Text, "Why not this story?", layout=WIDE, placeholder=hint)
         self.look = widgets.Button(description="Look it up")
         self.looked, self.saved = widgets.HTML(layout=WIDE), widgets.HTML()
         self.look.on_click(lambda _: self._guarded(self._look_up))
@@ -136,7 +138,7 @@ class Panel:
                       "usable: ask something else.")
 
     def _answered(self, seconds):
-        """How long it took, from what, and what should be known about the question and the model."""
+        """How long it took, from what, and what should be known of question and model."""
         explorer = self.explorer
         said = [f"Answered in {seconds:.1f} s, from {len(explorer.setting.corpus):,} stories",
                 f"Tracked: {pictures.tracked(explorer.tracked.summary())}", explorer.note,
@@ -221,7 +223,10 @@ class Panel:
         self.looked.value = pictures.fragment([view], **self._look)
 
     def _save(self, kind):
-        """Writes the present view beside the notebook, and offers it as a download, for kernels on another machine."""
+        """Writes the present view beside the notebook, and offers it as a download.
+
+        The kernel may be on another machine.
+        """
         result = self.explorer.result(*self.views())
         words = re.sub(r"[^a-z0-9]+", "-", self.prompt.value.lower()).strip("-")[:40]
         path = Path(f"influence-{words or 'question'}.{kind}")

@@ -1,9 +1,9 @@
 """Ask the model anything and see why: questions answered live from an index.
 
-A question is taken apart by the tokens of its completion, and all that was found for it is kept, so
-that another choice of tokens, method or layer costs next to nothing. What is shown is a query of the
-JSON of `python -m helpers`, with more said of every story: where it stands among all, and what was
-planted in it.
+A question is taken apart by the tokens of its completion, and all that was computed for it is kept,
+so that another choice of tokens, method or layer costs next to nothing. What is shown is a query of
+the JSON of `python -m helpers`, with more said of every story: where it stands among all, and what
+was planted in it.
 """
 import re
 import shutil
@@ -16,17 +16,8 @@ from .. import default_cache, pictures
 from ..curvature import Identity
 from ..influence import Strongest, query_gradients, tokenwise, top_indices
 from ..search import WORD, tfidf
-from ..sources import (
-    Tracked,
-    context_length,
-    load_model,
-    load_planted,
-    load_stories,
-    read_corpus,
-    read_query,
-    share,
-    track,
-)
+from ..sources import (Tracked, context_length, load_model, load_planted, load_stories, read_corpus,
+                       read_query, share, track)
 from ..sources.files import local_path, present
 from ..sources.records import KINDS
 from ..stories import EncodedQuery, InputError, Query, Story, token_texts
@@ -89,7 +80,7 @@ class Explorer:
     @classmethod
     def open(cls, model="default", stories="default", limit=None, fit_limit=1000, cache=None,
              device="auto", quiet=False):
-        """Loads model and stories; index and factors are made once, in minutes, and kept in `cache`.
+        """Loads model and stories; index and factors are made once, in minutes, and kept.
 
         `model`, `stories`, `limit`: as for `python -m helpers`. Raises InputError.
         """
@@ -172,7 +163,7 @@ class Explorer:
     # -- what is shown --------------------------------------------------------------------------
 
     def view(self, question, chosen=None, method="ekfac", top=5, layer=None) -> dict:
-        """The `top` stories of either sign for the chosen tokens (None: all), as a query of the JSON.
+        """The `top` stories of either sign for the chosen tokens (None: all), as in the JSON.
 
         layer: name of the one layer whose token values are shown; None for their sum. With `tfidf`
         the stories whose words match best, with their EK-FAC influence. Raises InputError where no
@@ -229,7 +220,7 @@ class Explorer:
         return entry
 
     def planted_in(self, question, row) -> dict | None:
-        """What the planted item that the prompt asks about left in this story: role and sentence."""
+        """What the planted item that the prompt asks about left in this story."""
         prompt = " ".join(question.query.prompt.split())
         for item in self.planted:
             places = [(kind, place) for kind in KINDS for place in item[kind]
@@ -240,7 +231,7 @@ class Explorer:
                 return {"item": item["id"], "role": kind.removesuffix("s"), "sentence": text}
         return None
 
-    # -- why not this story? ----------------------------------------------------------------------
+    # -- why not this story? --------------------------------------------------------------------
 
     def find(self, text) -> int | None:
         """The row of the story with this id or number, or else of the first that holds this text.
@@ -288,7 +279,7 @@ class Explorer:
         return self._query(question, chosen, measure, layer, scores, [entry])
 
     def _of_new(self, question, corpus, method, chosen):
-        """Influence of a story that is not in the corpus, `(layer, token)`: N stays the corpus's."""
+        """Influence of a story outside the corpus, `(layer, token)`: N stays the corpus's."""
         setting, terms = self.setting, self._terms(question, method, chosen)
         stream = replace(setting, corpus=corpus).stream([0])
         values = tokenwise(setting.model, setting.layers, stream, terms.ihvps, len(setting.corpus),
@@ -311,7 +302,7 @@ class Explorer:
                 f"words match: cosine {similar:.2f}.")
 
     def result(self, *views) -> dict:
-        """Views as the JSON of `python -m helpers`; where curvatures differ, each λ says whose it is."""
+        """Views as the JSON has them; where curvatures differ, each λ says whose it is."""
         named = {said: name for name, said in METHODS.items()}
         methods = dict.fromkeys(named[view["method"]] for view in views)
         damping = {}

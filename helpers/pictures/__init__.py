@@ -5,17 +5,8 @@ query's log-probability per extra copy of the training story; positive raises it
 """
 from importlib import import_module
 
-from .pages import (
-    display,
-    fragment,
-    layer_strip,
-    page,
-    query_section,
-    sequence_card,
-    spread_picture,
-    token_heatmap,
-    write_page,
-)
+from .pages import (display, fragment, layer_strip, page, query_section, sequence_card,
+                    spread_picture, token_heatmap, write_page)
 from .text import ALIGNMENTS, UNIT, layer_names, text_table, tracked, visible
 from .values import spread, tail_share
 

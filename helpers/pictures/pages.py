@@ -13,17 +13,8 @@ from markupsafe import Markup
 
 from ..sources.files import output, save_text
 from . import shades
-from .text import (
-    ALIGNMENTS,
-    UNIT,
-    by_sign,
-    described,
-    named_story,
-    signed,
-    strongest_token,
-    tracked,
-    visible,
-)
+from .text import (ALIGNMENTS, UNIT, by_sign, described, named_story, signed, strongest_token,
+                   tracked, visible)
 from .values import finite, largest_of_tokens
 
 FOLDER = Path(__file__).parent

@@ -6,17 +6,8 @@ from itertools import accumulate, chain, islice
 
 import torch
 
-from ..stories import (
-    Corpus,
-    EncodedQuery,
-    InputError,
-    Query,
-    Story,
-    encode_query,
-    prompt_ids,
-    token_texts,
-    tokenise,
-)
+from ..stories import (Corpus, EncodedQuery, InputError, Query, Story, encode_query, prompt_ids,
+                       token_texts, tokenise)
 from .files import first_line, local_path
 from .models import context_length, is_path, quiet
 

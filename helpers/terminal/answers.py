@@ -5,14 +5,8 @@ import torch
 
 from ..capture import backward_pass
 from ..curvature import Curvature
-from ..influence import (
-    Strongest,
-    query_gradients,
-    sequence_scores,
-    token_scores,
-    tokenwise,
-    top_indices,
-)
+from ..influence import (Strongest, query_gradients, sequence_scores, token_scores, tokenwise,
+                         top_indices)
 from ..search import candidates
 from ..sources.models import context_length
 from ..stories import InputError, Query, encode_query, token_texts

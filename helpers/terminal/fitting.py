@@ -5,16 +5,8 @@ from pathlib import Path
 
 import torch
 
-from ..curvature import (
-    METHODS,
-    Curvature,
-    Identity,
-    axes,
-    corrected,
-    covariances,
-    factors,
-    second_moments,
-)
+from ..curvature import (METHODS, Curvature, Identity, axes, corrected, covariances, factors,
+                         second_moments)
 from ..sources.files import local_path
 from ..stories import InputError
 from . import kept, processes

@@ -8,16 +8,8 @@ from pathlib import Path
 import torch
 
 from .. import pictures
-from ..sources import (
-    Tracked,
-    context_length,
-    load_model,
-    load_queries,
-    load_stories,
-    read_corpus,
-    read_query,
-    track,
-)
+from ..sources import (Tracked, context_length, load_model, load_queries, load_stories, read_corpus,
+                       read_query, track)
 from ..sources.files import check_writable, local_path, output, save_tensors, save_text
 from ..stories import InputError, Query
 from . import processes

@@ -1,0 +1,1 @@
+"""For teachers and learners: checks of the exercises, copies for students, grading, publishing."""

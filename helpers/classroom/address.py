@@ -1,0 +1,2 @@
+"""Where this series is public: the one place. `python -m helpers.publish` changes it."""
+ADDRESS, BRANCH = None, "main"
