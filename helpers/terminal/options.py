@@ -57,11 +57,15 @@ def build_parser():
         help="answer from an index of gradients in this folder; built by the first question")
     add("--precision", choices=["float32", "bfloat16"], default="float32",
         help="of the model (default: %(default)s)")
+    _add_outputs(add)
+    return parser
+
+
+def _add_outputs(add):
     add("--json", type=Path, metavar="OUT.json", help="everything shown, and more, for programs")
     add("--html", type=Path, metavar="OUT.html", help="the stories as heatmaps, for a browser")
     add("--all-scores", type=Path, metavar="OUT.safetensors",
         help="influence of every story and token")
-    return parser
 
 
 def whole(text, least):
