@@ -195,9 +195,9 @@ def close(one, other, rel=1e-4):
         assert (left["rank"], left["index"], left["id"]) == (right["rank"], right["index"],
                                                              right["id"])
         assert left["influence"] == pytest.approx(right["influence"], rel=rel, abs=rel * scale)
-        assert [t["influence"]
-                for t in left["tokens"]] == pytest.approx([t["influence"] for t in right["tokens"]],
-                                                                         rel=rel, abs=rel * scale)
+        values, wanted = ([token["influence"] for token in side["tokens"]]
+                          for side in (left, right))
+        assert values == pytest.approx(wanted, rel=rel, abs=rel * scale)
     return True
 
 
