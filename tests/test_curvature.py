@@ -1,4 +1,5 @@
 """Curvature against matrices built by autograd alone: exact blocks, loops, dense solves."""
+import hashlib
 from functools import partial
 
 import pytest
@@ -299,6 +300,23 @@ def test_the_same_weights_under_another_config_are_another_model(tmp_path, kind,
     assert len(keys) == 1
     setattr(model.config, setting, value)
     assert model_key(model) not in keys
+
+
+@pytest.mark.parametrize("number, stream", [(0, "7/{row}"), (1, "7, second/{row}"),
+                                            (2, "7, pass 2/{row}"), (3, "7, pass 3/{row}")])
+def test_labels_come_from_the_streams_that_recorded_numbers_came_from(number, stream):
+    (batch,) = batches(random_ids(3), 3)
+    batch.index = [4, 0, 11]
+    generator = torch.Generator().manual_seed(5)
+    logits = torch.randn(*batch.labels.shape, VOCABULARY, generator=generator)
+    drawn = sampled_labels(logits, batch, 7, number)
+    for place, row in enumerate(batch.index):
+        name = hashlib.blake2b(stream.format(row=row).encode(), digest_size=7)
+        generator = torch.Generator().manual_seed(int.from_bytes(name.digest(), "big"))
+        uniform = torch.rand(batch.labels.shape[1], generator=generator)
+        for t, label in enumerate(batch.labels[place].tolist()):
+            below = logits[place, t].softmax(-1).cumsum(-1) < uniform[t]
+            assert drawn[place, t] == (below.sum() if label >= 0 else -100)
 
 
 def test_labels_are_the_same_whatever_the_default_precision(monkeypatch):
