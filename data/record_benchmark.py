@@ -533,7 +533,7 @@ def timed(call):
 
 def terminal(options, _, spec):
     """Seconds of the command line on the default: nothing kept, factors kept, index built, used."""
-    size = ["--limit", str(spec["stories"])] if options.quick else []
+    size = ["--limit", str(spec["stories"]), "--top", "3"] if options.quick else []
     base = [sys.executable, "-m", "helpers", *size, "--cache", f"{spec['folder']}/cache"]
     index = ["--index", f"{spec['folder']}/asked"]
     seconds = {}
