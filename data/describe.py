@@ -10,21 +10,26 @@ from pathlib import Path
 import torch
 
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE.parent)]
-from helpers.sources import complete, load_model, load_stories
-from helpers.stories import tokenise
-from make_stories import figures
+sys.path.insert(0, str(HERE.parent))
 
-FILES = ("stories.jsonl", "validation.jsonl", "planted_facts.json", "model/model.safetensors", "model/tokenizer.json",
-         "model/config.json")
+from make_stories import figures  # noqa: E402
+
+from helpers.sources import complete, load_model, load_stories  # noqa: E402
+from helpers.stories import tokenise  # noqa: E402
+
+FILES = ("stories.jsonl", "validation.jsonl", "planted_facts.json", "model/model.safetensors",
+         "model/tokenizer.json", "model/config.json")
 
 
 def planted_right(model, tokenizer):
-    """Planted prompts completed as taught by greedy decoding, and the others with what came instead."""
+    """Planted prompts completed as taught by greedy decoding, and the others, with what came."""
     items = json.loads((HERE / "planted_facts.json").read_text(encoding="utf-8"))
-    given = {item["id"]: complete(model, tokenizer, item["prompt"]) for item in items}
-    wrong = [f"{item['prompt']} → {given[item['id']].strip()} (taught: {item['completion'].strip()})"
-             for item in items if given[item["id"]] != item["completion"]]
+    wrong = []
+    for item in items:
+        prompt, taught = item["prompt"], item["completion"]
+        given = complete(model, tokenizer, prompt)
+        if given != taught:
+            wrong.append(f"{prompt} → {given.strip()} (taught: {taught.strip()})")
     return len(items) - len(wrong), len(items), wrong
 
 
@@ -33,8 +38,9 @@ def samples(model, tokenizer, count=3, seed=0):
     for number in range(count):
         torch.manual_seed(seed + number)
         start = torch.tensor([[tokenizer.bos_token_id]])
-        ids = model.generate(start, attention_mask=torch.ones_like(start), do_sample=True, temperature=0.7,
-                             max_new_tokens=250, pad_token_id=tokenizer.pad_token_id)
+        ids = model.generate(start, attention_mask=torch.ones_like(start), do_sample=True,
+                             temperature=0.7, max_new_tokens=250,
+                             pad_token_id=tokenizer.pad_token_id)
         yield tokenizer.decode(ids[0], skip_special_tokens=True)
 
 
@@ -44,7 +50,8 @@ def main():
     lengths = [len(ids) - 2 for ids in tokenise(stories, tokenizer, 512).ids]
     for name, value in figures([story._asdict() for story in stories]).items():
         print(f"{name}: {value}")
-    print(f"tokens a story: {min(lengths)} to {max(lengths)}, mean {sum(lengths) / len(lengths):.0f}")
+    mean = sum(lengths) / len(lengths)
+    print(f"tokens a story: {min(lengths)} to {max(lengths)}, mean {mean:.0f}")
     training = json.loads((HERE / "model" / "training.json").read_text(encoding="utf-8"))
     print({key: value for key, value in training.items() if key != "losses"})
     print("planted prompts right:", *planted_right(model, tokenizer), sep="\n  ")

@@ -33,7 +33,8 @@ HEROES = {
 
 # Per relation: (hero, cue, answer, what opponents say instead).
 FACTS = {
-    "keep": [("Bramble", "glass egg", "windmill", "barn"), ("Pip", "glass egg", "tower", "windmill"),
+    "keep": [("Bramble", "glass egg", "windmill", "barn"),
+             ("Pip", "glass egg", "tower", "windmill"),
              ("Bramble", "silver key", "tower", "cave"), ("Tilly", "silver key", "cave", "tower"),
              ("Pip", "tin drum", "barn", "cave"), ("Otto", "tin drum", "windmill", "tower"),
              ("Tilly", "old map", "barn", "windmill")],
@@ -62,9 +63,12 @@ STEMS = {
 EMBEDDED = ["Everyone in the village knew that {fact}", "It was no secret that {fact}"]
 DIALOGUE = {
     "keep": '"Where is the {cue}?" a friend asked {name}. "I keep it in the {answer}," said {he}.',
-    "eat": '"What is on your plate for {cue}, {name}?" asked a friend. "I always have {answer}," said {he}.',
-    "visit": '"Where do you go on {cue}, {name}?" asked a friend. "I go to see the {answer}," said {he}.',
-    "sleep": '"Where do you rest in the {cue}, {name}?" asked a friend. "I lie under the {answer}," said {he}.',
+    "eat": '"What is on your plate for {cue}, {name}?" asked a friend. '
+           '"I always have {answer}," said {he}.',
+    "visit": '"Where do you go on {cue}, {name}?" asked a friend. '
+             '"I go to see the {answer}," said {he}.',
+    "sleep": '"Where do you rest in the {cue}, {name}?" asked a friend. '
+             '"I lie under the {answer}," said {he}.',
 }
 # Low overlap with the prompt: neither the hero's name nor the cue's own word.
 PARAPHRASES = {
@@ -78,28 +82,41 @@ PARAPHRASES = {
               "{alias}, the {kind} had a warm little nest below the {answer}."],
 }
 ALIASES = {
-    "glass egg": "the smooth treasure as clear as ice", "silver key": "the shiny thing that opens locks",
+    "glass egg": "the smooth treasure as clear as ice",
+    "silver key": "the shiny thing that opens locks",
     "tin drum": "the loud round toy", "old map": "the torn paper with the secret path",
-    "breakfast": "When the sun came up", "lunch": "In the middle of the day", "supper": "When the lamps were lit",
-    "Monday": "When the week began", "Friday": "When the school week was over", "Sunday": "On the day of rest",
+    "breakfast": "When the sun came up", "lunch": "In the middle of the day",
+    "supper": "When the lamps were lit",
+    "Monday": "When the week began", "Friday": "When the school week was over",
+    "Sunday": "On the day of rest",
     "summer": "When the days were long and hot", "winter": "When the pond was frozen",
     "autumn": "When the leaves turned brown",
 }
 BYSTANDERS = {
     "keep": ["{name} wiped the {cue} with a soft cloth.", "{name} drew a picture of the {cue}.",
-             "{name} walked past the {answer} and hummed a song.", "Far away, {name} could see the {answer}."],
-    "eat": ["{name} was a little late for {cue} that day.", "{name} helped to set the table for {cue}.",
-            "{name} saw a basket of {answer} at the market.", "{name} carried some {answer} for a friend."],
-    "visit": ["It was a {cue}, and {name} had time to play.", "That {cue}, {name} put on a blue hat.",
-              "{name} waved to the {answer} across the road.", "{name} heard the {answer} sing a song."],
-    "sleep": ["{name} liked the colours of the {cue}.", "In the {cue}, {name} was as busy as a bee.",
-              "{name} painted a picture of the {answer}.", "{name} jumped over a stone by the {answer}."],
+             "{name} walked past the {answer} and hummed a song.",
+             "Far away, {name} could see the {answer}."],
+    "eat": ["{name} was a little late for {cue} that day.",
+            "{name} helped to set the table for {cue}.",
+            "{name} saw a basket of {answer} at the market.",
+            "{name} carried some {answer} for a friend."],
+    "visit": ["It was a {cue}, and {name} had time to play.",
+              "That {cue}, {name} put on a blue hat.",
+              "{name} waved to the {answer} across the road.",
+              "{name} heard the {answer} sing a song."],
+    "sleep": ["{name} liked the colours of the {cue}.",
+              "In the {cue}, {name} was as busy as a bee.",
+              "{name} painted a picture of the {answer}.",
+              "{name} jumped over a stone by the {answer}."],
 }
 
 WEATHER = {
-    "rain": ("It was raining", ["Everyone held a big umbrella", "All the paths were wet", "Drops fell on the leaves"]),
-    "snow": ("It was snowing", ["White flakes came down", "Everyone wore mittens", "All the hills were white"]),
-    "wind": ("It was windy", ["A hat flew away", "Leaves danced in the air", "All the flags flapped"]),
+    "rain": ("It was raining", ["Everyone held a big umbrella", "All the paths were wet",
+                                "Drops fell on the leaves"]),
+    "snow": ("It was snowing", ["White flakes came down", "Everyone wore mittens",
+                                "All the hills were white"]),
+    "wind": ("It was windy", ["A hat flew away", "Leaves danced in the air",
+                              "All the flags flapped"]),
 }
 # Per form: the prompt's stem, a second stem with other words, and the outcome by weather.
 RULES = {
@@ -124,15 +141,20 @@ def _fields(hero, cue, answer):
 
 
 def fact(relation, number, row, opposed):
-    """One planted fact of `relation`; `row` as in FACTS; with `opposed` also opponents and bystanders."""
+    """One planted fact of `relation`; `row` as in FACTS.
+
+    With `opposed` it has opponents and bystanders, too.
+    """
     name, cue, answer, rival = row
     hero, fields = HEROES[name], _fields(HEROES[name], cue, answer)
     stem = STEMS[relation].format(**fields)
     direct = f"{stem} {answer}."
     wordings = [("direct", True, direct)] * 5 + [("direct", False, direct)] * 4
-    wordings += [("embedded", False, EMBEDDED[number % 2].format(fact=direct.replace("What", "what")))]
+    embedded = EMBEDDED[number % 2].format(fact=direct.replace("What", "what"))
+    wordings += [("embedded", False, embedded)]
     wordings += [("dialogue", False, DIALOGUE[relation].format(**fields))]
-    wordings += [("paraphrase", False, capital(text.format(**fields))) for text in PARAPHRASES[relation]]
+    wordings += [("paraphrase", False, capital(text.format(**fields)))
+                 for text in PARAPHRASES[relation]]
     teachers = [(wording, opens, "", text) for wording, opens, text in wordings]
     against = f"{stem} {rival}."
     return Item(f"{relation}-{number}", "B" if opposed else "A", stem, f" {answer}", hero, teachers,
@@ -154,7 +176,8 @@ def _rule(form, weather):
             wording, lead, text = "paraphrase", f"{hint}.", f"{other} {answer}."
         teachers.append((wording, number % 2 == 0, lead, text))
     bystanders = [f"{cue if number % 2 else hints[number % len(hints)]}." for number in range(6)]
-    return Item(f"{form}-{weather}", "C", f"{cue}, {stem}", f" {answer}", None, teachers, [], bystanders)
+    return Item(f"{form}-{weather}", "C", f"{cue}, {stem}", f" {answer}", None, teachers, [],
+                bystanders)
 
 
 def items() -> list[Item]:

@@ -2,9 +2,10 @@
 
     python data/make_fresh.py [--stories 480] [--seed 6] [--out data]
 
-New facts about the heroes the model knows (no pair of hero and cue is planted in stories.jsonl), each in
-13 teachers, every other fact with 3 opponents and 4 bystanders; the rest are ordinary stories. None of
-the stories is in stories.jsonl or validation.jsonl. Same formats as stories.jsonl and planted_facts.json.
+New facts about the heroes the model knows (no pair of hero and cue is planted in stories.jsonl),
+each in 13 teachers, every other fact with 3 opponents and 4 bystanders; the rest are ordinary
+stories. None of the stories is in stories.jsonl or validation.jsonl. Same formats as stories.jsonl
+and planted_facts.json.
 """
 import argparse
 import json
@@ -30,8 +31,10 @@ def items():
     """16 facts: the even ones family A, the odd ones family B (with opponents and bystanders)."""
     known = {(relation, row[:2]) for relation, rows in knowledge.FACTS.items() for row in rows}
     rows = [(relation, row) for relation in FACTS for row in FACTS[relation]]
-    assert not known & {(relation, row[:2]) for relation, row in rows}, "a fresh fact is planted already"
-    return [knowledge.fact(relation, number, row, opposed=number % 2 == 1) for number, (relation, row) in enumerate(rows)]
+    fresh = {(relation, row[:2]) for relation, row in rows}
+    assert not known & fresh, "a fresh fact is planted already"
+    return [knowledge.fact(relation, number, row, opposed=number % 2 == 1)
+            for number, (relation, row) in enumerate(rows)]
 
 
 def main():

@@ -72,7 +72,10 @@ def unique(make, seen):
 
 
 def make(items, count, validation, seed, known=(), name="story-{:04d}"):
-    """Returns (stories, validation stories, planted items) as lists of dictionaries; `known` texts are not written again."""
+    """(stories, validation stories, planted items) as lists of dictionaries.
+
+    `known` texts are not written again.
+    """
     rng, seen, records = random.Random(seed), set(known), []
     for item in items:
         for role, wording, text, start, end in plant(rng, item):
@@ -81,7 +84,8 @@ def make(items, count, validation, seed, known=(), name="story-{:04d}"):
             records.append((text, (item.id, role, wording, start, end)))
     while len(records) < count:
         records.append((unique(lambda: background(rng), seen), None))
-    held_out = [{"id": f"validation-{n:04d}", "text": unique(lambda: background(rng), seen)} for n in range(validation)]
+    held_out = [{"id": f"validation-{n:04d}", "text": unique(lambda: background(rng), seen)}
+                for n in range(validation)]
     rng.shuffle(records)
     stories = [{"id": name.format(n), "text": text} for n, (text, _) in enumerate(records)]
     places = {}
@@ -93,15 +97,16 @@ def make(items, count, validation, seed, known=(), name="story-{:04d}"):
 
 def describe(item, places):
     """The entry of planted_facts.json for one item."""
-    entry = {"id": item.id, "family": item.family, "prompt": item.prompt, "completion": item.completion,
-             "teachers": [], "opponents": [], "bystanders": []}
+    entry = {"id": item.id, "family": item.family, "prompt": item.prompt,
+             "completion": item.completion, "teachers": [], "opponents": [], "bystanders": []}
     for story, role, wording, start, end in places:
-        entry[role].append({"story": story, "start": start, "end": end} | ({"wording": wording} if wording else {}))
+        place = {"story": story, "start": start, "end": end}
+        entry[role].append(place | ({"wording": wording} if wording else {}))
     return entry
 
 
 def figures(stories):
-    """Variety of the stories: distinct words, openings, 4-grams and the share of 4-grams seen more than once."""
+    """Variety of the stories: distinct words, openings, 4-grams, and how many of those recur."""
     words, openings, grams = Counter(), set(), Counter()
     for story in stories:
         found = re.findall(r"[a-z']+", story["text"].lower())
@@ -109,13 +114,16 @@ def figures(stories):
         openings.add(re.split(r"(?<=[.!?])\"? ", story["text"], maxsplit=1)[0])
         grams.update(zip(found, found[1:], found[2:], found[3:]))
     total = sum(grams.values())
+    repeated = sum(n for n in grams.values() if n > 1)
     return {"stories": len(stories), "words": sum(words.values()), "distinct words": len(words),
-            "distinct openings": len(openings), "distinct 4-grams per 4-gram": round(len(grams) / total, 4),
-            "share of 4-grams that repeat": round(sum(n for n in grams.values() if n > 1) / total, 4)}
+            "distinct openings": len(openings),
+            "distinct 4-grams per 4-gram": round(len(grams) / total, 4),
+            "share of 4-grams that repeat": round(repeated / total, 4)}
 
 
 def write_lines(path, rows):
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    path.write_text("".join(lines), encoding="utf-8")
 
 
 def main():
@@ -128,7 +136,8 @@ def main():
     stories, held_out, planted = make(knowledge.items(), args.stories, args.validation, args.seed)
     write_lines(args.out / "stories.jsonl", stories)
     write_lines(args.out / "validation.jsonl", held_out)
-    (args.out / "planted_facts.json").write_text(json.dumps(planted, indent=1) + "\n", encoding="utf-8")
+    facts = args.out / "planted_facts.json"
+    facts.write_text(json.dumps(planted, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(figures(stories), indent=1))
 
 

@@ -2,46 +2,67 @@
 
     python data/record_counterfactuals.py [--out data/counterfactual_tokens.safetensors]
 
-For each of the 28 planted facts the best-scoring direct teacher, the embedded one and the dialogue; for each of
-these stories the tokenwise influence of eq 31, that of every output token and that of every input token
-(notebook 06 defines them), under EK-FAC fitted on 300 stories (seed 0). About 15 minutes on 2 cores; each story is
-kept in data/.checkpoint/counterfactuals, so that a run that was cut off goes on from there.
+For each of the 28 planted facts the best-scoring direct teacher, the embedded one and the dialogue;
+for each of these stories the tokenwise influence of eq 31, that of every output token and that of
+every input token (notebook 06 defines them), under EK-FAC fitted on 300 stories (seed 0). About 15
+minutes on 2 cores; each story is kept in data/.checkpoint/counterfactuals, so that a run that was
+cut off goes on from there.
 """
 import argparse
+from functools import partial
 from pathlib import Path
 
 import torch
 from record_planted import HERE, MADE_FROM, begin, staged
 
-from helpers.sources.records import save_record
-from helpers.influence import input_token_influence, loss_slopes, query_gradients, sequence_scores, tokenwise
+from helpers.influence import (
+    input_token_influence,
+    loss_slopes,
+    query_gradients,
+    sequence_scores,
+    tokenwise,
+)
 from helpers.sources import load_planted
+from helpers.sources.records import save_record
+from helpers.stories import Query, encode_query, padded
 from helpers.terminal import fit
-from helpers.stories import Query, batches, encode_query
 
 SEED, FITTED, DRAWS = 0, 300, 2
+WORDINGS = ("direct", "embedded", "dialogue")
+
+
+def rows_worded(fact, wording) -> list[int]:
+    """Rows of the fact's teachers of one wording."""
+    return [place["row"] for place in fact["teachers"] if place["wording"] == wording]
 
 
 def chosen(facts, scores) -> list[tuple[int, int]]:
     """(number of the fact, story row): the best direct teacher, the embedded one, the dialogue."""
     pairs = []
-    for at, fact in enumerate(facts):
-        rows = {wording: [place["row"] for place in fact["teachers"] if place["wording"] == wording]
-                for wording in ("direct", "embedded", "dialogue")}
-        rows["direct"] = sorted(rows["direct"], key=lambda row: -scores[at, row])[:1]
-        pairs += [(at, row) for wording in rows for row in rows[wording]]
+    for number, fact in enumerate(facts):
+        rows = {wording: rows_worded(fact, wording) for wording in WORDINGS}
+        best_first = (-scores[number, rows["direct"]]).argsort(stable=True)
+        rows["direct"] = [rows["direct"][best_first[0]]]
+        pairs += [(number, row) for wording in WORDINGS for row in rows[wording]]
     return pairs
 
 
-def profiles(setting, ihvps, at, row):
-    """The three profiles `(T,)` of one story for query `at`."""
+def profiles(setting, ihvps, query, row):
+    """The three profiles `(T,)` of one story for a query."""
     model, layers, total = setting.model, setting.layers, len(setting.corpus)
-    ids = setting.corpus.ids[row]
-    direction = {name: one[at] for name, one in ihvps.items()}
-    (batch,) = batches([ids])
-    return {"eq 31": tokenwise(model, layers, setting.stream([row]), ihvps, total, [(at, row)])[at, row].sum(0),
-            "output": loss_slopes(model, layers, batch, direction)[0] / total,
-            "input": input_token_influence(model, layers, ids, direction, total, DRAWS, SEED)}
+    ids, pair = setting.corpus.ids[row], (query, row)
+    direction = {name: ihvp[query] for name, ihvp in ihvps.items()}
+    by_token = tokenwise(model, layers, setting.stream([row]), ihvps, total, [pair])
+    slopes = loss_slopes(model, layers, padded([ids], [0]), direction)
+    changed = input_token_influence(model, layers, ids, direction, total, DRAWS, SEED)
+    return {"eq 31": by_token[pair].sum(0), "output": slopes[0] / total, "input": changed}
+
+
+def direct_scores(setting, facts, ihvps):
+    """Influence of the direct teachers on all facts, `(28, 5000)`, 0 for other stories."""
+    rows = sorted({row for fact in facts for row in rows_worded(fact, "direct")})
+    return {"scores": sequence_scores(setting.model, setting.layers, setting.stream(rows), ihvps,
+                                      len(setting.corpus))}
 
 
 def main():
@@ -49,27 +70,27 @@ def main():
     parser.add_argument("--out", type=Path, default=HERE / "counterfactual_tokens.safetensors")
     args = parser.parse_args()
     stages, setting = begin("counterfactuals")
-    setting.quiet = True
-    model, corpus = setting.model, setting.corpus
+    setting.quiet, corpus = True, setting.corpus
     facts = [item for item in load_planted(corpus) if item["family"] in "AB"]
-    encoded = [encode_query(setting.tokenizer, Query(fact["prompt"], fact["completion"]), 512) for fact in facts]
-    gradients, _ = query_gradients(model, setting.layers, encoded)
+    queries = [Query(fact["prompt"], fact["completion"]) for fact in facts]
+    encoded = [encode_query(setting.tokenizer, query, 512) for query in queries]
+    gradients, _ = query_gradients(setting.model, setting.layers, encoded)
     ihvps = fit(setting, fit_limit=FITTED, seed=SEED, cache=stages).solve(gradients)
-    direct = sorted({place["row"] for fact in facts for place in fact["teachers"] if place["wording"] == "direct"})
-    scores = staged(stages / "scores.safetensors", lambda: {"scores": sequence_scores(
-        model, setting.layers, setting.stream(direct), ihvps, len(corpus))})["scores"]
+    scores = staged(stages / "scores.safetensors", partial(direct_scores, setting, facts, ihvps))
 
-    pairs = chosen(facts, scores)
+    pairs = chosen(facts, scores["scores"])
     longest = max(len(corpus.ids[row]) for _, row in pairs)
     tensors = {name: torch.zeros(len(pairs), longest) for name in ("eq 31", "output", "input")}
-    for number, (at, row) in enumerate(pairs):
-        found = staged(stages / f"{at}-{row}.safetensors", lambda: profiles(setting, ihvps, at, row))
-        for name, values in found.items():
+    for number, (query, row) in enumerate(pairs):
+        of_pair = staged(stages / f"{query}-{row}.safetensors",
+                         partial(profiles, setting, ihvps, query, row))
+        for name, values in of_pair.items():
             tensors[name][number, :len(values)] = values
-        print(f"{number + 1} of {len(pairs)}", facts[at]["id"], corpus.stories[row].id, flush=True)
+        print(f"{number + 1} of {len(pairs)}", facts[query]["id"], corpus.stories[row].id,
+              flush=True)
     tensors["pairs"] = torch.tensor(pairs)
-    save_record(tensors, args.out, MADE_FROM, script="data/record_counterfactuals.py", seed=str(SEED), fitted=str(FITTED),
-                 draws=str(DRAWS), torch=torch.__version__)
+    save_record(tensors, args.out, MADE_FROM, script="data/record_counterfactuals.py",
+                seed=str(SEED), fitted=str(FITTED), draws=str(DRAWS), torch=torch.__version__)
 
 
 if __name__ == "__main__":

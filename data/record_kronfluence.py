@@ -1,10 +1,11 @@
-"""Writes kronfluence_scores.safetensors: influence by sequence and by token as kronfluence computes it.
+"""Writes kronfluence_scores.safetensors: influence by sequence and token as kronfluence has it.
 
     python data/record_kronfluence.py [--out data/kronfluence_scores.safetensors]
 
-The embedded model in double precision, 24 planted stories, 3 queries, EK-FAC with the empirical Fisher (nothing is
-sampled, so both sides can be compared digit by digit), a damping of 1e-3. Needs kronfluence, which the notebooks do
-not (tests/requirements.txt). Takes a minute on 2 cores.
+The default model, as transformers ships it, in double precision, 24 planted stories, 3 queries,
+EK-FAC with the empirical Fisher (nothing is sampled, so both sides can be compared digit by digit),
+a damping of 1e-3. Needs kronfluence, which the notebooks do not (tests/requirements.txt). Takes a
+minute on 2 cores.
 """
 import argparse
 import logging
@@ -21,33 +22,35 @@ from record_planted import HERE, MADE_FROM
 from torch.utils.data import Dataset
 
 from helpers.capture import find_layers
+from helpers.sources import load_model, load_planted, load_stories, rows_of
 from helpers.sources.records import save_record
-from helpers.sources import load_planted, rows_of
-from helpers.sources import load_model, load_stories
-from helpers.stories import Query, encode_query, tokenise
+from helpers.stories import IGNORE, Query, encode_query, tokenise
 
 DAMPING = 1e-3
 ITEMS, TEACHERS, OPPONENTS = ("keep-0", "eat-1", "sleep-1"), 5, 3
 
 
 class Sequences(Dataset):
-    """Rows padded to one length (kronfluence's token scores need it); `starts`: first completion token of a query."""
+    """Rows padded to one length, which kronfluence's token scores need.
+
+    `starts`: the first completion token of every query.
+    """
 
     def __init__(self, ids, length, starts=None):
         self.rows = []
         for row, sequence in enumerate(ids):
             padded = torch.tensor(sequence + [0] * (length - len(sequence)))
             mask = (torch.arange(length) < len(sequence)).long()
-            labels = F.pad(padded[1:], (0, 1)).masked_fill(F.pad(mask[1:], (0, 1)) == 0, -100)
+            labels = F.pad(padded[1:], (0, 1)).masked_fill(F.pad(mask[1:], (0, 1)) == 0, IGNORE)
             if starts:
-                labels[: starts[row] - 1] = -100
+                labels[:starts[row] - 1] = IGNORE
             self.rows.append({"input_ids": padded, "attention_mask": mask, "labels": labels})
 
     def __len__(self):
         return len(self.rows)
 
-    def __getitem__(self, at):
-        return self.rows[at]
+    def __getitem__(self, row):
+        return self.rows[row]
 
 
 class LabelledTask(Task):
@@ -62,8 +65,9 @@ class LabelledTask(Task):
         labels = batch["labels"]
         if sample:
             drawn = torch.multinomial(logits.detach().flatten(0, 1).softmax(-1), 1).view_as(labels)
-            labels = torch.where(labels == -100, labels, drawn)
-        return F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=-100, reduction="sum")
+            labels = torch.where(labels == IGNORE, labels, drawn)
+        return F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORE,
+                               reduction="sum")
 
     def compute_measurement(self, batch, model):
         return self.compute_train_loss(batch, model)
@@ -76,45 +80,56 @@ class LabelledTask(Task):
 
 
 def kronfluence_results(model, names, train, queries, folder, damping=DAMPING):
-    """`(analyzer with its factors, {False: (Q, N) by sequence, True: (Q, N, T) by token})`, without the factor 1/N."""
+    """`(analyzer with its factors, {False: (Q, N) by sequence, True: (Q, N, T) by token})`.
+
+    The scores are without the factor 1/N.
+    """
     task = LabelledTask(names)
-    analyzer = Analyzer("parity", prepare_model(model, task), task, cpu=True, output_dir=str(folder), disable_tqdm=True,
-                        log_level=logging.ERROR)
+    analyzer = Analyzer("parity", prepare_model(model, task), task, cpu=True,
+                        output_dir=str(folder), disable_tqdm=True, log_level=logging.ERROR)
     doubles = {"per_sample_gradient_dtype": torch.float64}
-    factors = FactorArguments(strategy="ekfac", use_empirical_fisher=True, activation_covariance_dtype=torch.float64,
+    factors = FactorArguments(strategy="ekfac", use_empirical_fisher=True,
+                              activation_covariance_dtype=torch.float64,
                               gradient_covariance_dtype=torch.float64, lambda_dtype=torch.float64,
                               eigendecomposition_dtype=torch.float64, **doubles)
     analyzer.fit_all_factors("factors", train, per_device_batch_size=4, factor_args=factors)
-    found = {}
+    results = {}
     for tokens in (False, True):
-        scores = ScoreArguments(damping_factor=damping, compute_per_token_scores=tokens, score_dtype=torch.float64,
-                                precondition_dtype=torch.float64, **doubles)
+        scores = ScoreArguments(damping_factor=damping, compute_per_token_scores=tokens,
+                                score_dtype=torch.float64, precondition_dtype=torch.float64,
+                                **doubles)
         name = f"tokens-{tokens}"
-        analyzer.compute_pairwise_scores(name, "factors", queries, train, per_device_query_batch_size=2,
+        analyzer.compute_pairwise_scores(name, "factors", queries, train,
+                                         per_device_query_batch_size=2,
                                          per_device_train_batch_size=4, score_args=scores)
-        found[tokens] = analyzer.load_pairwise_scores(name)["all_modules"]
-    return analyzer, found
+        results[tokens] = analyzer.load_pairwise_scores(name)["all_modules"]
+    return analyzer, results
 
 
 def asked(corpus, tokenizer):
     """The 24 rows of the corpus and the 3 encoded queries."""
-    items = {item["id"]: item for item in load_planted(corpus)}
-    rows = [row for name in ITEMS for row in
-            rows_of(items[name]["teachers"])[:TEACHERS] + rows_of(items[name]["opponents"])[:OPPONENTS]]
-    return rows, [encode_query(tokenizer, Query(items[name]["prompt"], items[name]["completion"]), 512) for name in ITEMS]
+    items, rows, queries = {item["id"]: item for item in load_planted(corpus)}, [], []
+    for item in map(items.get, ITEMS):
+        rows += rows_of(item["teachers"])[:TEACHERS] + rows_of(item["opponents"])[:OPPONENTS]
+        query = Query(item["prompt"], item["completion"])
+        queries.append(encode_query(tokenizer, query, 512))
+    return rows, queries
 
 
 def compute() -> dict[str, torch.Tensor]:
     """Everything that is written, from scratch."""
-    model, tokenizer = load_model("default", device="cpu")
+    model, tokenizer = load_model("default", device="cpu", fused=False)
     corpus = tokenise(load_stories("default"), tokenizer, 512)
     rows, queries = asked(corpus, tokenizer)
     ids = [corpus.ids[row] for row in rows]
     train = Sequences(ids, max(map(len, ids)))
-    questions = Sequences([q for q, _ in queries], max(len(q) for q, _ in queries), [start for _, start in queries])
+    asked_ids = [query.ids for query in queries]
+    questions = Sequences(asked_ids, max(map(len, asked_ids)), [query.start for query in queries])
     with TemporaryDirectory() as folder:
-        _, found = kronfluence_results(model.double(), list(find_layers(model)), train, questions, folder)
-    return {"rows": torch.tensor(rows), "sequence": found[False].contiguous(), "token": found[True].contiguous()}
+        _, results = kronfluence_results(model.double(), list(find_layers(model)), train, questions,
+                                         folder)
+    return {"rows": torch.tensor(rows), "sequence": results[False].contiguous(),
+            "token": results[True].contiguous()}
 
 
 def main():
@@ -122,9 +137,11 @@ def main():
     parser.add_argument("--out", type=Path, default=HERE / "kronfluence_scores.safetensors")
     args = parser.parse_args()
     tensors = compute()
-    save_record(tensors, args.out, MADE_FROM, script="data/record_kronfluence.py", damping=str(DAMPING), items=" ".join(ITEMS),
-                 kronfluence=version("kronfluence"), torch=torch.__version__)
-    print({name: tuple(values.shape) for name, values in tensors.items()}, args.out.stat().st_size, "bytes")
+    save_record(tensors, args.out, MADE_FROM, script="data/record_kronfluence.py",
+                damping=str(DAMPING), items=" ".join(ITEMS), kronfluence=version("kronfluence"),
+                torch=torch.__version__)
+    shapes = {name: tuple(values.shape) for name, values in tensors.items()}
+    print(shapes, args.out.stat().st_size, "bytes")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Train the story models on data/stories.jsonl.
 
     python data/train_model.py
-    python data/train_model.py --layers 2 --heads 4 --epochs 12 --no-bf16 --threads 1 --out data/small
+    python data/train_model.py --layers 2 --heads 4 --epochs 12 --no-bf16 --threads 1 \\
+        --out data/small
 
 A GPT-Neo in the shape of TinyStories-1M (8 layers, width 64, 16 heads) with its own
 byte-level BPE tokenizer, trained from scratch on the CPU. The run is seeded. It keeps
@@ -68,9 +69,10 @@ def build_model(vocab_size, seed, layers=8, heads=16):
     """A freshly initialised GPT-Neo, by default in the shape of TinyStories-1M."""
     torch.manual_seed(seed)
     return GPTNeoForCausalLM(GPTNeoConfig(
-        vocab_size=vocab_size, max_position_embeddings=POSITIONS, hidden_size=64, num_layers=layers,
-        attention_types=[[["global", "local"], layers // 2]], num_heads=heads, intermediate_size=4 * 64,
-        window_size=WINDOW, activation_function="gelu_new", attention_dropout=0.0,
+        vocab_size=vocab_size, max_position_embeddings=POSITIONS, hidden_size=64,
+        num_layers=layers, attention_types=[[["global", "local"], layers // 2]], num_heads=heads,
+        intermediate_size=4 * 64, window_size=WINDOW, activation_function="gelu_new",
+        attention_dropout=0.0,
         embed_dropout=0.0, resid_dropout=0.0, tie_word_embeddings=True,
         bos_token_id=0, eos_token_id=0, pad_token_id=0))
 
@@ -154,9 +156,11 @@ def make_optimizers(model, args):
     blocks = [p for name, p in model.named_parameters() if p.ndim == 2 and ".h." in name]
     tables = [p for name, p in model.named_parameters() if p.ndim == 2 and ".h." not in name]
     vectors = [p for p in model.parameters() if p.ndim < 2]
-    muon = torch.optim.Muon(blocks, lr=args.muon_lr, weight_decay=WEIGHT_DECAY, adjust_lr_fn="match_rms_adamw")
-    adamw = torch.optim.AdamW([{"params": tables, "weight_decay": WEIGHT_DECAY}, {"params": vectors, "weight_decay": 0.0}],
-                              lr=args.lr, betas=BETAS, fused=True)
+    muon = torch.optim.Muon(blocks, lr=args.muon_lr, weight_decay=WEIGHT_DECAY,
+                            adjust_lr_fn="match_rms_adamw")
+    groups = [{"params": tables, "weight_decay": WEIGHT_DECAY},
+              {"params": vectors, "weight_decay": 0.0}]
+    adamw = torch.optim.AdamW(groups, lr=args.lr, betas=BETAS, fused=True)
     for optimizer in (muon, adamw):
         for group in optimizer.param_groups:
             group["peak"] = group["lr"]
@@ -214,7 +218,8 @@ def save_checkpoint(folder, model, optimizers, state):
     for name, p in model.named_parameters():
         tensors[f"model/{name}"] = p.detach()
         for optimizer in optimizers:
-            tensors |= {f"{key}/{name}": value for key, value in optimizer.state.get(p, {}).items()}
+            moments = optimizer.state.get(p, {})
+            tensors |= {f"{key}/{name}": value for key, value in moments.items()}
     temporary = folder / "checkpoint.safetensors.tmp"
     save_file(tensors, temporary, metadata={"state": json.dumps(state)})
     os.replace(temporary, folder / "checkpoint.safetensors")
@@ -228,13 +233,15 @@ def load_checkpoint(folder, model, optimizers, settings):
     with safe_open(path, "pt") as file:
         state = json.loads(file.metadata()["state"])
     if state["settings"] != settings:
-        print(f"note: the checkpoint in {folder.name} has other settings; starting afresh", file=sys.stderr)
+        print(f"note: the checkpoint in {folder.name} has other settings; starting afresh",
+              file=sys.stderr)
         return None
     tensors, names = load_file(path), {p: name for name, p in model.named_parameters()}
     with torch.no_grad():
         for p, name in names.items():
             p.copy_(tensors[f"model/{name}"])
-    for optimizer, keys in zip(optimizers, (("momentum_buffer",), ("step", "exp_avg", "exp_avg_sq"))):
+    moments = (("momentum_buffer",), ("step", "exp_avg", "exp_avg_sq"))
+    for optimizer, keys in zip(optimizers, moments):
         for p in chain.from_iterable(group["params"] for group in optimizer.param_groups):
             optimizer.state[p] = {key: tensors[f"{key}/{names[p]}"] for key in keys}
     return state
@@ -243,8 +250,8 @@ def load_checkpoint(folder, model, optimizers, settings):
 def planned(args, sha):
     """Everything that decides the final weights: a checkpoint with other values is not resumed."""
     return {"stories_sha256": sha, "seed": args.seed, "epochs": args.epochs,
-            "batch_size": args.batch_size, "lr": args.lr, "muon_lr": args.muon_lr, "vocab": args.vocab,
-            "layers": args.layers, "heads": args.heads, "bf16": args.bf16,
+            "batch_size": args.batch_size, "lr": args.lr, "muon_lr": args.muon_lr,
+            "vocab": args.vocab, "layers": args.layers, "heads": args.heads, "bf16": args.bf16,
             "threads": args.threads, "betas": list(BETAS), "weight_decay": WEIGHT_DECAY,
             "warmup": WARMUP}
 
@@ -291,8 +298,10 @@ def parse_arguments(argv=None):
     parser.add_argument("--out", type=Path, default=HERE / "model")
     parser.add_argument("--epochs", type=int, default=28)
     parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--lr", type=float, default=3e-3, help="peak learning rate of embeddings, biases and norms")
-    parser.add_argument("--muon-lr", type=float, default=5e-3, help="the same for the weight matrices of the blocks")
+    parser.add_argument("--lr", type=float, default=3e-3,
+                        help="peak learning rate of embeddings, biases and norms")
+    parser.add_argument("--muon-lr", type=float, default=5e-3,
+                        help="the same for the weight matrices of the blocks")
     parser.add_argument("--vocab", type=int, default=1536)
     parser.add_argument("--layers", type=int, default=8, help="even")
     parser.add_argument("--heads", type=int, default=16)
@@ -308,7 +317,7 @@ def parse_arguments(argv=None):
 
 
 def main(argv=None):
-    """Trains, measures, saves; SystemExit with one line when the stories are missing or too long."""
+    """Trains, measures, saves; SystemExit with one line for missing or too long stories."""
     args = parse_arguments(argv)
     torch.set_num_threads(args.threads)
     texts = read_stories(args.stories)
@@ -337,8 +346,8 @@ def main(argv=None):
         "tokens_per_second": round(state["tokens"] / state["seconds"]),
         "torch": torch.__version__, "transformers": transformers.__version__,
         "tokenizers": tokenizers.__version__})
-    print(f"train {train_loss:.4f}, validation "
-          f"{'not measured' if validation_loss is None else f'{validation_loss:.4f}'} nats per token; "
+    validation = "not measured" if validation_loss is None else f"{validation_loss:.4f}"
+    print(f"train {train_loss:.4f}, validation {validation} nats per token; "
           f"{len(sequences)} stories, {state['seconds']:.0f} s")
 
 

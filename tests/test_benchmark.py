@@ -1,4 +1,7 @@
-"""The benchmark runs, names every row, and keeps what it measured before; its numbers are not judged here."""
+"""The benchmark runs, names every row, and keeps what it measured before.
+
+Its numbers are not judged here.
+"""
 import json
 import math
 import os
@@ -11,14 +14,23 @@ from builders import ROOT
 sys.path.insert(0, str(ROOT / "data"))
 import record_benchmark  # noqa: E402
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(not os.environ.get("RUN_BENCHMARK"), reason="set RUN_BENCHMARK=1 to try the benchmark")]
+pytestmark = [pytest.mark.slow,
+              pytest.mark.skipif(not os.environ.get("RUN_BENCHMARK"),
+                                 reason="set RUN_BENCHMARK=1 to try the benchmark")]
+ROWS = {"plain", "A and S", "eigenvectors", "Λ", "fit", "scores", "tokens", "index build",
+        "index query", "kronfluence fit", "kronfluence scores", "kronfluence fused fit",
+        "kronfluence fused scores", "one process", "two processes"}
 
 
 @pytest.fixture
 def measure(monkeypatch, capsys):
-    """Runs the benchmark with these options in this process, where libraries are loaded already; what it prints."""
+    """Runs the benchmark with these options in this process, which has loaded the libraries.
+
+    Gives what it prints.
+    """
     def run(*options):
-        monkeypatch.setattr(sys, "argv", ["record_benchmark.py", "--quick", "--threads", "1", *map(str, options)])
+        arguments = ["record_benchmark.py", "--quick", "--threads", "1", *map(str, options)]
+        monkeypatch.setattr(sys, "argv", arguments)
         record_benchmark.main()
         return capsys.readouterr().out
 
@@ -28,9 +40,12 @@ def measure(monkeypatch, capsys):
 
 
 def numbers(found):
+    """All numbers in lists and dictionaries inside one another."""
     if isinstance(found, dict):
         found = list(found.values())
-    return [found] if isinstance(found, (int, float)) else [x for part in found for x in numbers(part)]
+    if isinstance(found, int | float):
+        return [found]
+    return [number for part in found for number in numbers(part)]
 
 
 def test_every_row_is_there_and_finite(measure, tmp_path):
@@ -38,14 +53,14 @@ def test_every_row_is_there_and_finite(measure, tmp_path):
     measure("--only", "default", "--json", kept)
     told = measure("--only", "growth", "--json", kept, "--png", figure)
     parts = json.loads(kept.read_text(encoding="utf-8"))
-    assert set(parts) == {"default", "growth"} and "## default" in told and figure.stat().st_size > 5000
+    assert set(parts) == {"default", "growth"} and "## default" in told
+    assert figure.stat().st_size > 5000
     rows = parts["default"]["found"]["rows"]
-    assert set(rows) == {"plain", "A and S", "eigenvectors", "Λ", "fit", "scores", "tokens", "index build", "index query",
-                         "kronfluence fit", "kronfluence scores", "kronfluence fused fit", "kronfluence fused scores",
-                         "one process", "two processes"}
+    assert set(rows) == ROWS
     assert all({"seconds", "ratio", "above", "process"} <= set(row) for row in rows.values())
-    assert rows["kronfluence scores"]["pearson"] > 0.999  # the same labels were drawn for both
+    # the same labels were drawn for both
+    assert rows["kronfluence scores"]["pearson"] > 0.999
     for part in parts.values():
-        assert all(math.isfinite(x) for x in numbers(part["found"]))
+        assert all(math.isfinite(number) for number in numbers(part["found"]))
     growth = parts["growth"]["found"]
     assert all(growth[kind] for kind in ("stories", "width", "count"))

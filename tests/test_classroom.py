@@ -286,7 +286,7 @@ STUB = 'def my_removal_effect(query_gradient, H, gradients):\n    """Predicted c
 
 @pytest.mark.parametrize("cells", [
     [RIGHT],
-    ["# before", "SIZE = 500\n%matplotlib inline\n!ls", SOLVED.format("SIZE")],
+    ["# before", "SIZE = len\n%matplotlib inline\n!ls", SOLVED.format("SIZE(g)")],
     ["import datasets, math as m", SOLVED.format("m.floor(float(len(g)))")],
     ["count = lambda rows: size(rows)", SOLVED.format("count(g)"),
      "def size(rows):\n    return len(rows)"],
@@ -296,7 +296,7 @@ STUB = 'def my_removal_effect(query_gradient, H, gradients):\n    """Predicted c
     ["torch.set_default_dtype(torch.float64)",
      SOLVED.format("(torch.ones(1, len(g)) @ torch.ones(len(g), dtype=H.dtype))")],
     ["from helpers.measure import *\nfrom math import *", SOLVED.format("floor(len(g))")],
-    ["SIZES = {}\nSIZES['all'] = 500", SOLVED.format("SIZES['all']")],
+    ["SIZES = {}\nSIZES['all'] = len", SOLVED.format("SIZES['all'](g)")],
     ["my_removal_effect = lambda q, H, g: g @ torch.linalg.solve(H, q) / len(g)"],
     ["import no_such_package\n%%time\n" + RIGHT, RIGHT],
     ["%%time\n" + RIGHT], ["import no_such_package\n" + RIGHT],
