@@ -1,7 +1,6 @@
-"""What `python -m helpers` keeps on disk: factors, half-done sums, an index; used again, damaged, killed, shared."""
+"""What `python -m helpers` keeps on disk: factors, an index; used again, damaged, killed, shared."""
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +14,9 @@ import torch
 from builders import PROMPT, ROOT, close, command, jsonl, made_up, make_tokenizer, visible
 from safetensors.torch import load_file
 
-from helpers import curvature, files
+from helpers import curvature
+from helpers.sources.files import save_tensors
+from helpers.terminal import kept
 
 ASK = (PROMPT, "--completion", " fox")
 
@@ -43,14 +44,15 @@ def test_cache_is_used_checked_and_repaired(cli, tmp_path):
         return (tmp_path / "a.json").read_bytes(), err
 
     fresh, err = run()
-    (kept,) = visible(cache)
+    (file,) = visible(cache)
     assert "fitting" in err and run("--cache", "none")[0] == fresh
     again, err = run()
     assert again == fresh and "fitting" not in err
-    whole = kept.read_bytes()
-    kept.write_bytes(flipped(whole))
+    whole = file.read_bytes()
+    file.write_bytes(flipped(whole))
     again, err = run()
-    assert again == fresh and "note: the cached factors" in err and "fitting A" in err and kept.read_bytes() == whole
+    assert again == fresh and file.read_bytes() == whole
+    assert "note: the cached factors" in err and "fitting A" in err
     for change in (["--seed", 5], ["--limit", 9], ["--method", "kfac"], ["--scope", "gate_proj"], ["--max-tokens", 9]):
         assert "fitting" in run(*change)[1], change
     assert "fitting" not in run()[1] and len(visible(cache)) == 6
@@ -68,7 +70,7 @@ def test_leftovers_are_harmless_and_old_ones_go(cli, tmp_path):
 
 def test_what_is_kept_is_bounded_oldest_first_and_said(tmp_path, monkeypatch, capsys):
     ours = {"newest": f"ekfac-{'1' * 24}", "old": f"kfac-{'2' * 24}", "older": f"diagonal-{'3' * 24}",
-            "oldest": f"ekfac-{'4' * 24}.16-999.covariances-0-of-1.partial"}
+            "oldest": f"ekfac-{'4' * 24}"}
     ours = {name: tmp_path / f"{stem}.safetensors" for name, stem in ours.items()}
     for n, path in enumerate(ours.values()):
         path.write_bytes(bytes(400_000))
@@ -83,14 +85,14 @@ def test_what_is_kept_is_bounded_oldest_first_and_said(tmp_path, monkeypatch, ca
         return {name for name, path in ours.items() if path.exists()}
 
     def bounded(room, newest):
-        monkeypatch.setattr(files, "ROOM", room)
-        files.bound(tmp_path, ours[newest])
+        monkeypatch.setattr(kept, "ROOM", room)
+        kept.bound(tmp_path, ours[newest])
         return capsys.readouterr().err
 
     said = bounded(4 * 400_000, "newest")
     assert left() == set(ours)
     assert all(fact in said for fact in (str(tmp_path), "4 files", "2 MB", "at most 2", "delete the folder"))
-    files.touch(ours["oldest"])  # used now
+    kept.touch(ours["oldest"])  # used now
     bounded(4 * 400_000 - 1, "newest")
     assert left() == {"newest", "old", "oldest"}
     said = bounded(1, "old")
@@ -113,7 +115,7 @@ def test_the_bound_holds_for_the_command_line_and_a_use_keeps_factors_young(cli,
     for path, age in ((one, 2000), (two, 1000)):
         os.utime(path, (time.time() - age,) * 2)
     assert "kept in" not in run(1)  # read, so the younger of the two
-    monkeypatch.setattr(files, "ROOM", int(2.5 * size))
+    monkeypatch.setattr(kept, "ROOM", int(2.5 * size))
     assert "2 files" in run(3) and one.exists() and not two.exists()
 
 
@@ -125,8 +127,8 @@ def test_files_that_another_run_removes_meanwhile_stop_nobody(tmp_path, monkeypa
 
     monkeypatch.setattr(Path, "glob", with_one_that_is_gone)
     path = tmp_path / f"kfac-{'1' * 24}.safetensors"
-    files.save_tensors({"x": torch.zeros(3)}, path)
-    files.bound(tmp_path, path)
+    save_tensors({"x": torch.zeros(3)}, path)
+    kept.bound(tmp_path, path)
     assert path.exists()
 
 
@@ -148,12 +150,13 @@ def changed(room, monkeypatch):
     monkeypatch.setattr(Path, "read_bytes", lambda self: real(self) + b"#" * (self == ROOT / "helpers" / room))
 
 
-@pytest.mark.parametrize("room", ["stories.py", "processes.py", "capture.py", "curvature.py"])
+@pytest.mark.parametrize("room", ["stories.py", "capture.py", "curvature.py",
+                                  "sources/attention.py", "terminal/processes.py"])
 def test_factors_of_other_code_have_another_name(room, monkeypatch):
-    before = curvature.code_version()
-    assert before == curvature.code_version() != curvature.code_version("search.py")
+    before = kept.code_version()
+    assert before == kept.code_version() != kept.code_version(kept.INDEXING)
     changed(room, monkeypatch)
-    assert curvature.code_version() != before
+    assert kept.code_version() != before
 
 
 def test_other_code_fits_anew(cli, tmp_path, monkeypatch):
@@ -174,7 +177,7 @@ def test_a_folder_where_no_lock_can_be_made_stops_nobody(tmp_path):
         if mine == 0:
             os.seteuid(65534)  # permissions do not hold root back
         for folder in (root, root / "deeper"):
-            with files.lock(folder / "x.safetensors"):
+            with kept.lock(folder / "x.safetensors"):
                 seen.append(folder)
     finally:
         os.seteuid(mine)
@@ -183,15 +186,15 @@ def test_a_folder_where_no_lock_can_be_made_stops_nobody(tmp_path):
         root.rmdir()
     assert seen == [root, root / "deeper"] and names == []
     (tmp_path / "file").write_text("x")
-    with files.lock(tmp_path / "file" / "x"), pytest.raises(ZeroDivisionError):  # an error of the block is its own
+    with kept.lock(tmp_path / "file" / "x"), pytest.raises(ZeroDivisionError):  # an error of the block is its own
         1 / 0
 
 
 def test_a_lock_is_free_again_after_the_block_and_after_an_error(tmp_path):
     path, other = tmp_path / "x.safetensors", filelock.FileLock(tmp_path / ".x.safetensors.lock")
-    with files.lock(path), pytest.raises(filelock.Timeout):
+    with kept.lock(path), pytest.raises(filelock.Timeout):
         other.acquire(timeout=0.1)
-    with pytest.raises(ZeroDivisionError), files.lock(path):
+    with pytest.raises(ZeroDivisionError), kept.lock(path):
         1 / 0
     with other.acquire(timeout=0.1):
         pass
@@ -199,49 +202,40 @@ def test_a_lock_is_free_again_after_the_block_and_after_an_error(tmp_path):
 
 # -- interrupted ----------------------------------------------------------------------------------
 
-def test_an_interrupted_fit_goes_on_with_whole_sums_of_the_same_batches(cli, tmp_path, monkeypatch):
-    """24 stories in batches of 2 are 12 passes for the covariances and 12 for Λ; Ctrl-C comes in the 20th."""
-    monkeypatch.setattr(files.Checkpoint, "every", 0)  # seconds: every batch is kept
-    real, passes = curvature.backward_pass, []
+def test_an_interrupted_fit_leaves_nothing_half_done_and_is_made_again(cli, tmp_path, monkeypatch):
+    """24 stories in batches of 2: 12 passes for the covariances and 12 for Λ; Ctrl-C in each."""
+    real, made, stop = curvature.backward_pass, [], None
 
     def counted(*arguments, **options):
-        passes.append(1)
-        if len(passes) == stop:
+        made.append(1)
+        if len(made) == stop:
             signal.raise_signal(signal.SIGINT)
         return real(*arguments, **options)
 
-    def run(folder, batch_size=2):
-        passes.clear()
-        code, out, err = cli(*ASK, "--batch-size", batch_size, "--cache", tmp_path / folder,
+    def run(folder):
+        made.clear()
+        code, out, err = cli(*ASK, "--batch-size", 2, "--cache", tmp_path / folder,
                              "--json", tmp_path / f"{folder}.json")
-        return code, out, err, len(passes)
+        return code, out, err, len(made)
 
     monkeypatch.setattr(curvature, "backward_pass", counted)
-    handler, stop = signal.signal(signal.SIGINT, signal.default_int_handler), 20
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        code, out, err, _ = run("whole")
+        for stop in (5, 20):
+            code, out, err, count = run("interrupted")
+            assert (code, out, count) == (130, "", stop)
+            assert err.split("\n")[-2].startswith("error: interrupted")
+            assert not (tmp_path / "interrupted.json").exists()
+            assert visible(tmp_path / "interrupted") == []
+            assert not list((tmp_path / "interrupted").glob(".tokenwise-*"))
     finally:
         signal.signal(signal.SIGINT, handler)
-    assert code == 130 and out == "" and err.split("\n")[-2].startswith("error: interrupted")
-    assert not (tmp_path / "whole.json").exists() and not list((tmp_path / "whole").glob(".tokenwise-*"))
-    covariances, eigenvalues = visible(tmp_path / "whole")
-    assert ".covariances-" in covariances.name and ".eigenvalues-" in eigenvalues.name
-    for name in ("damaged", "batches"):
-        shutil.copytree(tmp_path / "whole", tmp_path / name)
-    damaged = tmp_path / "damaged" / covariances.name
-    damaged.write_bytes(flipped(damaged.read_bytes()))
 
     stop = None
-    assert run("undisturbed")[3] == 24
-    answers = {}
-    for name, size, left in (("whole", 2, 5), ("damaged", 2, 17), ("batches", 3, 16)):  # Λ's own sums are whole
-        code, _, err, made = run(name, size)
-        assert code == 0 and made == left, (name, made)
-        assert ("note: the half-done sums" in err and "damaged" in err) == (name == "damaged")
-        answers[name] = (tmp_path / f"{name}.json").read_bytes()
-    assert answers["whole"] == answers["damaged"] == (tmp_path / "undisturbed.json").read_bytes()
-    one, other = (json.loads(answers[name])["queries"][0] for name in ("batches", "whole"))
-    assert close(one, other, 1e-3)
+    assert run("undisturbed")[::3] == run("interrupted")[::3] == (0, 24)
+    assert run("interrupted")[::3] == (0, 0)
+    answers = [(tmp_path / f"{name}.json").read_bytes() for name in ("interrupted", "undisturbed")]
+    assert answers[0] == answers[1]
 
 
 def test_an_interrupt_while_a_bar_draws_itself_is_told_on_a_line_of_its_own(cli, monkeypatch):
@@ -263,10 +257,11 @@ def test_an_interrupt_while_a_bar_draws_itself_is_told_on_a_line_of_its_own(cli,
 
 FORKED = """
 import glob, json, os, signal, sys, time
-from helpers import curvature, files, search
-from helpers.__main__ import main
+from helpers import curvature
 from helpers.sources import load_model
-files.Checkpoint.every, search.PART = 0, 8
+from helpers.terminal import index
+from helpers.terminal.options import main
+index.PART = 8
 groups = json.loads(sys.argv[1])
 load_model(sys.argv[2], "cpu")  # what it imports, all have
 
@@ -294,7 +289,7 @@ def child(job):
             time.sleep(0.05)
 
     curvature.backward_pass = counted("fit", curvature.backward_pass)
-    search.backward_pass = counted("index", search.backward_pass)
+    index.backward_pass = counted("index", index.backward_pass)
     os.replace = counted("rename", os.replace)
     for number in (1, 2):
         os.dup2(os.open(f"{job['log']}.{number}", os.O_WRONLY | os.O_CREAT), number)
@@ -356,22 +351,23 @@ def jobs(house, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_fit_killed_anywhere_goes_on_where_it_was(jobs):
-    """24 stories in batches of 2: 12 passes for the covariances and 12 for Λ, each kept (renamed) when it is done."""
-    kills = {"a checkpoint": (["rename", 7], 18), "Λ": (["fit", 20], 5), "the factors": (["rename", 25], 0),
-             "the answer": (["rename", 26], 0)}
+def test_a_run_killed_in_its_fit_loses_the_fit_and_one_killed_later_nothing_that_was_done(jobs):
+    """24 stories in batches of 2: 12 passes for the covariances, 12 for Λ, then a file (renamed)."""
+    kills = {"A and S": (["fit", 7], 24), "Λ": (["fit", 20], 24), "the factors": (["rename", 1], 24),
+             "the answer": (["rename", 2], 0)}
     groups = [[jobs.job("undisturbed", "--cache", "none")]]
     for n, (kill, _) in enumerate(kills.values()):
         cache = jobs.folder / f"cache{n}"
-        groups += [[jobs.job(f"killed{n}", "--cache", cache, kill=kill)], [jobs.job(f"again{n}", "--cache", cache)]]
+        groups += [[jobs.job(f"killed{n}", "--cache", cache, kill=kill)],
+                   [jobs.job(f"again{n}", "--cache", cache)]]
     assert jobs.run(*groups) == [[0], *[[-signal.SIGKILL], [0]] * len(kills)]
     assert jobs.count("undisturbed", "fit") == 24
     for n, (where, (_, left)) in enumerate(kills.items()):
         assert not (jobs.folder / f"killed{n}.json").exists(), where
         assert jobs.count(f"again{n}", "fit") == left, where
         assert jobs.answer(f"again{n}") == jobs.answer("undisturbed"), where
-        (kept,) = visible(jobs.folder / f"cache{n}")
-        assert kept.name.startswith("ekfac-") and ".partial" not in kept.name, where
+        (file,) = visible(jobs.folder / f"cache{n}")
+        assert file.name.startswith("ekfac-") and ".partial" not in file.name, where
 
 
 @pytest.mark.slow
