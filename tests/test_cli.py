@@ -13,12 +13,13 @@ from builders import (PROMPT, REAL, ROOT, close, command, jsonl, made_up, make_m
                       snapshot)
 from safetensors.torch import load_file
 
-from helpers import pipeline
-from helpers.__main__ import build_parser, out_of_memory
 from helpers.capture import find_layers
 from helpers.sources import load_stories
 from helpers.sources.files import DATA
 from helpers.stories import InputError, tokenise
+from helpers.terminal import job
+from helpers.terminal.options import build_parser, out_of_memory
+from helpers.terminal.setting import Setting, _gradients, batch_note
 
 KEYS = ["model", "stories", "method", "n_train", "unit", "damping", "tracked", "queries"]
 ENTRY_KEYS = ["rank", "index", "id", "text", "influence", "layers", "tokens"]
@@ -208,10 +209,20 @@ def test_dirt_is_left_out_counted_and_said(cli, tmp_path):
 
 # -- bad input ------------------------------------------------------------------------------------
 
+def request_of(*arguments):
+    return job.Request(**vars(build_parser().parse_args(arguments)))
+
+
+def test_a_request_has_the_options_and_the_defaults_of_the_command_line():
+    request = request_of()
+    assert request.cache and replace(request, cache=None) == job.Request()
+    assert request_of("--cache", "none") == job.Request()
+
+
 def test_outputs_do_not_overwrite_what_is_read(tmp_path):
     def refused(*arguments):
         with pytest.raises(InputError, match="is to be read"):
-            pipeline.check_outputs(build_parser().parse_args(arguments))
+            job.check_outputs(request_of(*arguments))
 
     refused("--json", str(DATA / ".." / "data" / "stories.jsonl"))
     refused("--all-scores", str(DATA / "model" / "model.safetensors"))
@@ -225,7 +236,7 @@ def test_outputs_do_not_overwrite_what_is_read(tmp_path):
         refused("--model", str(tmp_path / "model"), "--html", str(tmp_path / name))
     for model in ("model", "loop", "blob", "a" * 300):
         arguments = ["--model", str(tmp_path / model), "--html", str(tmp_path / "new.html")]
-        pipeline.check_outputs(build_parser().parse_args(arguments))
+        job.check_outputs(request_of(*arguments))
 
 
 def test_stories_without_words_and_a_prefilter(refused, tmp_path):
@@ -265,16 +276,17 @@ def test_only_what_is_short_of_memory_says_so():
         assert not out_of_memory(RuntimeError(said))
 
 
-@pytest.mark.parametrize("exhaust", [lambda *_: torch.empty(2**50), lambda *_: bytearray(2**60)])
-def test_out_of_memory_says_what_to_lower(exhaust, refused, monkeypatch):
-    monkeypatch.setattr(pipeline, "fit", exhaust)  # asks the real allocators for more than any machine has
+@pytest.mark.parametrize("allocator, size", [(torch.empty, 2**50), (bytearray, 2**60)])
+def test_out_of_memory_says_what_to_lower(allocator, size, refused, monkeypatch):
+    """The real allocators are asked for more than any machine has."""
+    monkeypatch.setattr(job, "fit", lambda *_, **__: allocator(size))
     assert "--batch-size" in refused(PROMPT)
 
 
 def test_faults_of_ours_are_not_hidden(cli, monkeypatch):
-    def fault(*_):
+    def fault(*_, **__):
         raise RuntimeError("a fault")
-    monkeypatch.setattr(pipeline, "fit", fault)
+    monkeypatch.setattr(job, "fit", fault)
     with pytest.raises(RuntimeError, match="a fault"):
         cli(PROMPT)
 
@@ -298,14 +310,15 @@ def test_words_that_run_together_are_told_and_kept(cli, tmp_path):
 def test_a_model_in_which_the_batch_shows_is_told(house):
     model, tokenizer = make_model(initializer_range=0.3), make_tokenizer()
     corpus = tokenise(load_stories(house / "stories.jsonl"), tokenizer, 64)
-    setting = pipeline.Setting(model, tokenizer, find_layers(model), corpus, quiet=True)
-    assert pipeline.batch_note(setting) is None
-    assert pipeline.batch_note(replace(setting, model=model.to(torch.bfloat16))) is None
+    setting = Setting(model, tokenizer, find_layers(model), corpus, quiet=True)
+    assert batch_note(setting) is None
+    assert batch_note(replace(setting, model=model.to(torch.bfloat16))) is None
     model.float().transformer.wte.register_forward_hook(add_length)
     rows = [0, *sorted(range(24), key=lambda row: len(corpus.ids[row]))[-2:]]
-    alone, padded = torch.cat([pipeline._gradients(setting, [row]) for row in rows]), pipeline._gradients(setting, rows)
+    alone = torch.cat([_gradients(setting, [row]) for row in rows])
+    padded = _gradients(setting, rows)
     errors = (alone - padded).norm(dim=1) / alone.norm(dim=1)
-    note = pipeline.batch_note(setting)
+    note = batch_note(setting)
     assert f"story {corpus.stories[rows[errors.argmax()]].id!r} differs by {errors.max():.1%}" in note and "--batch-size 1" in note
 
 

@@ -10,12 +10,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from helpers import influence, pictures, pipeline
-from helpers.capture import find_layers
-from helpers.explorer import Explorer, _keep_newest
-from helpers.explorer import Panel
+from helpers import influence, pictures
+from helpers.capture import backward_pass, find_layers
+from helpers.explorer import Explorer, Panel, questions
 from helpers.sources import load_model, load_stories
 from helpers.stories import Corpus, InputError, Story, tokenise
+from helpers.terminal.fitting import fit
+from helpers.terminal.index import open_index
+from helpers.terminal.setting import Setting
 
 EVIL = '<img src=x onerror="alert(1)"><script>alert(2)</script> &amp; \u202eevil\x00 مرحبا 🐸 </bdi></article>'
 PROMPT = "It was raining, and the frog said thank you"
@@ -31,9 +33,9 @@ def explorer(tmp_path_factory):
     evil = tokenise([Story("evil<b>", EVIL + " " + PROMPT + " twice.")], tokenizer, 512)
     corpus = Corpus([everything.stories[row] for row in rows] + evil.stories,
                     [everything.ids[row] for row in rows] + evil.ids)
-    setting = pipeline.Setting(model, tokenizer, find_layers(model), corpus, quiet=True)
-    index = pipeline.open_index(setting, tmp_path_factory.mktemp("index"), fit_limit=20)
-    return Explorer(setting, index, {"kfac": pipeline.fit(setting, "kfac", 20)})
+    setting = Setting(model, tokenizer, find_layers(model), corpus, quiet=True)
+    index = open_index(setting, tmp_path_factory.mktemp("index"), fit_limit=20)
+    return Explorer(setting, index, {"kfac": fit(setting, "kfac", 20)})
 
 
 @pytest.fixture(scope="module")
@@ -115,8 +117,8 @@ def test_word_matching_lists_by_cosine_and_shows_influence(explorer, question, e
 def test_norms_are_those_of_the_curvature(explorer):
     setting, rows = explorer.setting, [3, 17]
     for batch in setting.stream(rows):
-        captured, _ = pipeline.backward_pass(setting.model, setting.layers, batch)
-        squares = sum(explorer.index.matrix.norms(name, captured[name].gradients()) for name in setting.layers)
+        captured, _ = backward_pass(setting.model, setting.layers, batch)
+        squares = sum(explorer.index.curvature.norms(name, captured[name].gradients()) for name in setting.layers)
         found = explorer.index.norms(setting.corpus)[batch.index]
         assert torch.allclose(found.double(), squares.double().sqrt(), rtol=1e-3)
 
@@ -159,7 +161,7 @@ def test_a_result_names_its_methods_and_their_damping(explorer, question):
 
 
 def test_stories_without_words_are_refused_before_the_index_is_built(tmp_path, monkeypatch):
-    monkeypatch.setattr(pipeline, "open_index", lambda *_, **__: pytest.fail("worked first"))
+    monkeypatch.setattr(questions, "open_index", lambda *_, **__: pytest.fail("worked first"))
     (tmp_path / "stories.jsonl").write_text('{"text": "... !!! ???"}\n{"text": "?! -- ..."}\n')
     with pytest.raises(InputError, match="hold no words"):
         Explorer.open(stories=tmp_path / "stories.jsonl", cache=tmp_path, device="cpu")
@@ -170,7 +172,7 @@ def test_only_the_explorers_own_old_indexes_are_removed(tmp_path):
     for age, folder in enumerate([*ours, mine]):
         folder.mkdir()
         os.utime(folder, (1e9 - age,) * 2)
-    _keep_newest(ours[2])
+    questions._keep_newest(ours[2])
     assert mine.is_dir() and [folder.is_dir() for folder in ours] == [True, False, True]
 
 
@@ -284,7 +286,7 @@ def test_rapid_clicks_and_two_panels_at_once(panel, explorer):
     assert all("Answered" in said(one) or "no token" in said(one) for one in (panel, other))
 
 
-@pytest.mark.parametrize("room, step", [(influence, "query_gradients"), (influence, "token_scores"),
+@pytest.mark.parametrize("room, step", [(questions, "query_gradients"), (influence, "token_scores"),
                                         (pictures, "fragment")])
 def test_an_interrupt_leaves_the_panel_usable(room, step, panel, monkeypatch):
     """Ctrl-C while the question is read, while stories are compared, while the picture is drawn."""

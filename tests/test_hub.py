@@ -22,9 +22,9 @@ CLI = ("a fox", "--completion", " fox", "--cache", "none", "--device", "cpu", "-
 # Evaluates {name: expression} and prints {name: value, or the complaint}; before each a line of the Hub's log names it.
 PROBE = """
 import contextlib, io, json, os, sys, urllib.error, urllib.request
-from helpers.__main__ import main
 from helpers.sources import load_model, load_stories
 from helpers.stories import InputError
+from helpers.terminal.options import main
 
 
 def sums(name):

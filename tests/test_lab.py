@@ -22,7 +22,7 @@ from helpers import student
 NAMES = sorted(path.stem for path in (ROOT / "notebooks").glob("0*.ipynb"))
 SHOTS = ROOT / "tests" / "screenshots"
 RUN, WAIT = 1800, 180  # seconds, against hanging only: for a notebook, for anything else
-PANEL = "from helpers.panel import Panel"  # begins the cell of notebook 08 that shows the panel
+PANEL = "from helpers.explorer import Panel"  # begins the cell of notebook 08 that shows the panel
 IDLE = "() => jupyterapp.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'"
 STATE = """() => {
   const widget = jupyterapp.shell.currentWidget, cells = widget.content.model.cells, found = {counts: [], wrong: []};
