@@ -5,19 +5,37 @@ from pathlib import Path
 
 import pytest
 import torch
-from builders import (REAL, TEXTS, complaint, jsonl, make_model, make_tokenizer, save_pickled,
-                      tiny_model)
-
 from helpers import default_cache, stories
-from helpers.sources import (complete, context_length, fuse, load_model, load_queries, load_stories,
-                             read_corpus, read_query)
+from helpers.sources import (
+    complete,
+    context_length,
+    fuse,
+    load_model,
+    load_queries,
+    load_stories,
+    read_corpus,
+    read_query,
+)
 from helpers.sources.attention import FusedAttention
 from helpers.sources.files import local_path
 from helpers.sources.texts import query_notes
 from helpers.stories import InputError, Query, Story, encode_query, token_texts
 
-PICKLES = torch.__version__ >= (2, 6)  # older ones cannot read a pytorch_model.bin safely, so it is refused
-needs_pickles = pytest.mark.skipif(not PICKLES, reason="this PyTorch cannot read a pytorch_model.bin safely")
+from builders import (
+    REAL,
+    TEXTS,
+    complaint,
+    jsonl,
+    make_model,
+    make_tokenizer,
+    save_pickled,
+    tiny_model,
+)
+
+# older ones cannot read a pytorch_model.bin safely, so it is refused
+PICKLES = torch.__version__ >= (2, 6)
+needs_pickles = pytest.mark.skipif(not PICKLES,
+                                   reason="this PyTorch cannot read a pytorch_model.bin safely")
 
 
 @pytest.fixture(scope="session")
@@ -73,7 +91,8 @@ def test_half_precision_weights_are_loaded_as_float32(tmp_path, tokenizer):
 def test_load_model_takes_gpt2_and_llama(tmp_path, tokenizer):
     from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
     configs = [GPT2Config(n_embd=16, n_layer=1, n_head=2, vocab_size=400, n_positions=32),
-               LlamaConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=24,
+               LlamaConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+                           intermediate_size=24,
                            vocab_size=400, max_position_embeddings=48)]
     for config, context in zip(configs, (32, 48)):
         AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / config.model_type)
@@ -83,13 +102,15 @@ def test_load_model_takes_gpt2_and_llama(tmp_path, tokenizer):
 
 
 def test_device_auto_takes_the_best_there_is(neo):
-    best = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    best = next((name for name, there in present.items() if there), "cpu")
     assert load_model(neo)[0].device.type == best
 
 
 def test_bad_devices(neo):
     assert "unknown device 'gpu'" in complaint(load_model, neo, "gpu")
-    for name, there in (("cuda", torch.cuda.is_available()), ("mps", torch.backends.mps.is_available())):
+    for name, there in (("cuda", torch.cuda.is_available()),
+                        ("mps", torch.backends.mps.is_available())):
         if not there:
             assert f"no {name} device" in complaint(load_model, neo, name)
 
@@ -141,26 +162,28 @@ class Bomb:
 
 
 def test_pickled_code_and_remote_code_never_run(tmp_path, tokenizer):
-    fuse = tmp_path / "went-off"
+    trace = tmp_path / "went-off"
     folder = tmp_path / "model"
     make_model().config.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    torch.save({"transformer.wte.weight": Bomb(fuse)}, folder / "pytorch_model.bin")
+    torch.save({"transformer.wte.weight": Bomb(trace)}, folder / "pytorch_model.bin")
     assert "model.safetensors" in complaint(load_model, folder)
-    assert not fuse.exists()
+    assert not trace.exists()
     torch.load(folder / "pytorch_model.bin", weights_only=False)
-    assert fuse.exists()  # the trace that a trusting loader leaves
-    fuse.unlink()
-    (folder / "mine.py").write_text(f"from pathlib import Path\nPath({str(fuse)!r}).touch()\nclass C: pass\n")
+    assert trace.exists()  # what a trusting loader leaves
+    trace.unlink()
+    code = f"from pathlib import Path\nPath({str(trace)!r}).touch()\nclass C: pass\n"
+    (folder / "mine.py").write_text(code)
     (folder / "config.json").write_text(json.dumps({"model_type": "mine", "auto_map": {
         "AutoConfig": "mine.C", "AutoModelForCausalLM": "mine.C"}}))
     complaint(load_model, folder)
-    assert not fuse.exists()
+    assert not trace.exists()
 
 
 def test_positions_that_count_from_behind_the_padding():
     import transformers
-    config = transformers.RobertaConfig(vocab_size=40, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=24,
+    config = transformers.RobertaConfig(vocab_size=40, hidden_size=16, num_hidden_layers=1,
+                                        num_attention_heads=2, intermediate_size=24,
                                         max_position_embeddings=20, is_decoder=True)
     model = transformers.RobertaForCausalLM(config).eval()
     assert context_length(model) == 18
@@ -218,7 +241,8 @@ def test_fused_attention_is_the_written_out_one(lengths, dtype, tolerance, kerne
     assert kernel_calls == []
     found, theirs = slopes(fused(tiny_model("gpt_neo", dtype)), batch)
     assert len(kernel_calls) == 2  # once a layer
-    torch.testing.assert_close(found, logits, rtol=tolerance, atol=tolerance * logits.abs().max().item())
+    torch.testing.assert_close(found, logits, rtol=tolerance,
+                               atol=tolerance * logits.abs().max().item())
     for name, expected in gradients.items():
         room = 10 * tolerance * max(1, expected.abs().max().item())
         torch.testing.assert_close(theirs[name], expected, rtol=10 * tolerance, atol=room)
@@ -265,23 +289,28 @@ def test_fused_attention_leaves_training_a_cache_masks_and_other_families_alone(
 def test_jsonl(tmp_path):
     path = tmp_path / "s.jsonl"
     path.write_bytes(b'\xef\xbb\xbf{"text": "A."}\r\n\n{"text": "B \\u201cx\\u201d", "id": "bee"}\n'
-                     b'{"text": null, "id": 7}\n{"text": 3, "id": null}\n{"text": "half \\ud83d pair"}')
-    assert load_stories(path) == [Story("1", "A."), Story("bee", "B “x”"), Story("7", ""), Story("5", ""),
+                     b'{"text": null, "id": 7}\n{"text": 3, "id": null}\n'
+                     b'{"text": "half \\ud83d pair"}')
+    assert load_stories(path) == [Story("1", "A."), Story("bee", "B “x”"), Story("7", ""),
+                                  Story("5", ""),
                                        Story("6", "half ? pair")]
     assert load_stories(str(path), limit=2) == [Story("1", "A."), Story("bee", "B “x”")]
 
 
 def test_a_story_without_an_id_gives_way_to_one_that_has_it(tmp_path):
     path = tmp_path / "s.jsonl"
-    for lines, names in (([{"id": None}, {"id": 1}], ["line 1", "1"]), ([{"id": 2}, {}], ["2", "line 2"]), ([{}, {}], ["1", "2"])):
+    for lines, names in (([{"id": None}, {"id": 1}], ["line 1", "1"]),
+                         ([{"id": 2}, {}], ["2", "line 2"]), ([{}, {}], ["1", "2"])):
         jsonl(path, [{"text": "a fox", **line} for line in lines])
         assert [story.id for story in load_stories(path)] == names
 
 
 def test_txt(tmp_path):
     path = tmp_path / "s.TXT"
-    path.write_bytes("\ufeffOne.\r\nStill one. <|endoftext|>\n\n<|endoftext|>Two.<|endoftext|>Thrée".encode())
-    assert load_stories(path) == [Story("1", "One.\nStill one."), Story("2", "Two."), Story("3", "Thrée")]
+    path.write_bytes("\ufeffOne.\r\nStill one. <|endoftext|>\n\n<|endoftext|>Two."
+                     "<|endoftext|>Thrée".encode())
+    assert load_stories(path) == [Story("1", "One.\nStill one."), Story("2", "Two."),
+                                  Story("3", "Thrée")]
     assert load_stories(path, limit=1) == [Story("1", "One.\nStill one.")]
 
 
@@ -310,7 +339,8 @@ def test_without_a_home_no_folder_is_called_tilde(monkeypatch, tmp_path):
     import pwd
     monkeypatch.delenv("HOME")
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    monkeypatch.setattr(pwd, "getpwuid", {}.__getitem__)  # raises KeyError, as for a user without an entry
+    # raises KeyError, as for a user without an entry
+    monkeypatch.setattr(pwd, "getpwuid", {}.__getitem__)
     monkeypatch.chdir(tmp_path)
     assert Path(default_cache()).parent == Path(tempfile.gettempdir())
     assert "nothing says where ~ is" in complaint(local_path, "~/cache")
@@ -320,7 +350,8 @@ def test_without_a_home_no_folder_is_called_tilde(monkeypatch, tmp_path):
     assert local_path("~/cache") == tmp_path / "cache" and default_cache().startswith(str(tmp_path))
 
 
-@pytest.mark.parametrize("text", ["a fox ran home. " * 20, "/a/" + "b" * 300, "x" * 300 + ".jsonl", "x" * 300 + ".txt",
+@pytest.mark.parametrize("text", ["a fox ran home. " * 20, "/a/" + "b" * 300, "x" * 300 + ".jsonl",
+                                  "x" * 300 + ".txt",
                                   "~nobody/x.txt"])
 def test_a_text_in_place_of_a_path(text):
     for call in (load_model, load_stories):
@@ -347,16 +378,20 @@ def notes_on(tokenizer, prompt, completion, **typed):
 def test_what_is_scored_is_what_was_typed(tokenizer):
     ids, start = encode_query(tokenizer, Query("It was 19", "84"), 64)
     assert tokenizer.decode(ids) == "It was 1984" and tokenizer.decode(ids[start:]) == "84"
-    for prompt, completion in (("It was 19", "84"), ("从前有一只小", "狐狸"), ("กาลครั้ง", "หนึ่ง"), ("a fox", "."), ("a", " fox"), ("He said “", "Look")):
+    for prompt, completion in (("It was 19", "84"), ("从前有一只小", "狐狸"), ("กาลครั้ง", "หนึ่ง"),
+                               ("a fox", "."), ("a", " fox"), ("He said “", "Look")):
         ids, start = encode_query(tokenizer, Query(prompt, completion), 64)
-        assert tokenizer.decode(ids) == prompt + completion and not notes_on(tokenizer, prompt, completion)
+        assert tokenizer.decode(ids) == prompt + completion
+        assert not notes_on(tokenizer, prompt, completion)
     (note,) = notes_on(tokenizer, "He liked the", "windmill")
     assert '"the" and "windmill"' in note and '" windmill"' in note
-    assert not notes_on(tokenizer, "He liked the", "windmill", typed=False)  # the model's own: nothing was meant otherwise
+    # the model's own: nothing was meant otherwise
+    assert not notes_on(tokenizer, "He liked the", "windmill", typed=False)
 
 
 def test_tokens_across_the_border_are_named(tokenizer):
-    for prompt, completion, scored in (("Once upon a ", "time", "' time'"), ("Once upon a ti", "me", "' time'")):
+    for prompt, completion, scored in (("Once upon a ", "time", "' time'"),
+                                       ("Once upon a ti", "me", "' time'")):
         note = notes_on(tokenizer, prompt, completion)[-1]
         assert "end of the prompt" in note and f"in {scored}:" in note
         assert notes_on(tokenizer, prompt, completion, typed=False) == [note]
@@ -379,11 +414,14 @@ def test_a_query_is_read_with_its_completion_and_its_notes(parrot, tokenizer):
 
 def test_load_queries(tmp_path):
     path = tmp_path / "q.jsonl"
-    path.write_text('{"prompt": "in the", "completion": "mill"}\n\n{"prompt": "on a"}\n', encoding="utf-8")
+    path.write_text('{"prompt": "in the", "completion": "mill"}\n\n{"prompt": "on a"}\n',
+                    encoding="utf-8")
     assert load_queries(path) == [Query("in the", "mill"), Query("on a", None)]
     cases = {"": "no queries", '{"prompt": "a"}\n{"completion": "b"}': 'line 2 has no "prompt"',
-             '{"prompt": " "}': 'line 1: "prompt"', '{"prompt": "a", "completion": 3}': 'line 1: "completion"',
-             '{"prompt": "a", "completion": ""}': 'line 1: "completion"', "in the mill": "line 1 is not JSON"}
+             '{"prompt": " "}': 'line 1: "prompt"',
+             '{"prompt": "a", "completion": 3}': 'line 1: "completion"',
+             '{"prompt": "a", "completion": ""}': 'line 1: "completion"',
+             "in the mill": "line 1 is not JSON"}
     for content, where in cases.items():
         path.write_text(content)
         assert where in complaint(load_queries, path)
@@ -392,7 +430,8 @@ def test_load_queries(tmp_path):
 
 @pytest.fixture(scope="module")
 def parrot(tokenizer):
-    """A model that knows one text by heart, with the end-of-text token after "windmill" and more behind it."""
+    """A model that knows one text by heart, with the end-of-text token after "windmill" and more
+    behind it."""
     model = make_model(hidden_size=32)
     ids = torch.tensor([tokenizer(TEXTS[0][:-1] + "<|endoftext|> by the sea")["input_ids"]])
     optimiser = torch.optim.Adam(model.parameters(), lr=1e-2)
@@ -411,7 +450,8 @@ def test_complete_stops_where_it_should(parrot, tokenizer):
     assert complete(parrot, tokenizer, first + ". He liked the") == " windmill"  # the text's end
     short = complete(parrot, tokenizer, "Once upon a", max_new_tokens=2)
     assert first.startswith("Once upon a" + short) and 1 <= len(tokenizer(short)["input_ids"]) <= 2
-    for prompt in (first, first + ". He liked the windmill"):  # it writes "." or the end of the text at once
+    # it writes "." or the end of the text at once
+    for prompt in (first, first + ". He liked the windmill"):
         assert "the model ends the story" in complaint(complete, parrot, tokenizer, prompt)
 
 
@@ -426,7 +466,8 @@ def test_complete_keeps_to_the_context(loaded):
 # -- the real thing --------------------------------------------------------------------------------
 
 @pytest.mark.slow
-@pytest.mark.skipif(not REAL.is_dir(), reason="no ../shared/real beside the repository (not part of it)")
+@pytest.mark.skipif(not REAL.is_dir(),
+                    reason="no ../shared/real beside the repository (not part of it)")
 def test_real_model_and_stories():
     model, tokenizer = load_model(str(REAL / "stories260K-hf"), "cpu")
     told = load_stories(str(REAL / "tinystories.jsonl"))
@@ -437,7 +478,8 @@ def test_real_model_and_stories():
         picked = list(stories.batches(corpus.ids[500:600], max_positions=2**26 // len(tokenizer)))
         loss = sum(stories.sequence_loss(model, batch).sum() for batch in picked)
     targets = sum(int((batch.labels != -100).sum()) for batch in picked)
-    assert loss / targets == pytest.approx(1.31, abs=0.05)  # the folder's own figure, on 1,500 stories
+    # the folder's own figure, on 1,500 stories
+    assert loss / targets == pytest.approx(1.31, abs=0.05)
     story = next(index for index in range(500, 600)
                  if "  " not in told[index].text)
     pieces = token_texts(tokenizer, corpus.ids[story])
@@ -446,4 +488,5 @@ def test_real_model_and_stories():
     completion = complete(model, tokenizer, "Once upon a time, there was a little girl named")
     assert completion.startswith(" ") and completion.strip().isprintable()
     ids, start = encode_query(tokenizer, Query("One day, a little girl named", " Lily"), 512)
-    assert "".join(token_texts(tokenizer, ids)[start:]) == " Lily" and ids[0] == tokenizer.bos_token_id
+    assert "".join(token_texts(tokenizer, ids)[start:]) == " Lily"
+    assert ids[0] == tokenizer.bos_token_id

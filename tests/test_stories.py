@@ -1,10 +1,10 @@
 """helpers/stories.py: tokens, batches, losses and queries, with small real models."""
 import pytest
 import torch
-from builders import TEXTS, complaint, make_model, make_tokenizer
-
 from helpers import stories as room
 from helpers.stories import Query, Story
+
+from builders import TEXTS, complaint, make_model, make_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,8 @@ def test_tokenise_keeps_the_template(tokenizer):
 
 
 def test_tokenise_refuses_nothing(tokenizer):
-    assert "none of the 2 stories" in complaint(room.tokenise, [Story("1", ""), Story("2", "a")], tokenizer, 9)
+    assert "none of the 2 stories" in complaint(room.tokenise, [Story("1", ""), Story("2", "a")],
+                                                tokenizer, 9)
     assert "none of the 0 stories" in complaint(room.tokenise, [], tokenizer, 9)
     assert "max_tokens is 1" in complaint(room.tokenise, [Story("1", TEXTS[0])], tokenizer, 1)
 
@@ -46,7 +47,8 @@ def test_batch_tensors():
     assert one.input_ids.tolist() == [[9, 4, 0, 0], [5, 6, 7, 8]]
     assert one.mask.tolist() == [[True, True, False, False], [True] * 4]
     assert one.labels.tolist() == [[4, -100, -100, -100], [6, 7, 8, -100]]
-    assert (one.input_ids.dtype, one.mask.dtype, one.labels.dtype) == (torch.long, torch.bool, torch.long)
+    assert (one.input_ids.dtype, one.mask.dtype, one.labels.dtype) == (torch.long, torch.bool,
+                                                                       torch.long)
 
 
 def test_batches_cover_everything_within_their_bounds():
@@ -76,8 +78,10 @@ def test_sequence_loss_is_the_summed_loss_of_each_story_alone(tokenizer):
     for row, loss in zip(batch.index, losses):
         ids = corpus.ids[row]
         alone = 0.0
-        for t in range(len(ids) - 1):  # every prefix by itself: no batch, no padding, no shifted labels
-            alone -= model(torch.tensor([ids[:t + 1]])).logits[0, -1].log_softmax(-1)[ids[t + 1]].item()
+        # every prefix by itself: no batch, no padding, no shifted labels
+        for t in range(len(ids) - 1):
+            logits = model(torch.tensor([ids[:t + 1]])).logits[0, -1]
+            alone -= logits.log_softmax(-1)[ids[t + 1]].item()
         assert loss.item() == pytest.approx(alone, rel=1e-4)
 
 
@@ -87,7 +91,8 @@ def test_token_texts_read_as_the_text(tokenizer):
         pieces = room.token_texts(tokenizer, ids)
         assert len(pieces) == len(ids) and "".join(pieces) == text
     ids = tokenizer("tea 🦊 cup")["input_ids"]
-    pieces = room.token_texts(tokenizer, ids)  # the fox was not in the training text: four single bytes
+    # the fox was not in the training text: four single bytes
+    pieces = room.token_texts(tokenizer, ids)
     assert len(pieces) == len(ids) and pieces.count("�") >= 2
     assert "".join(pieces).startswith("tea ") and "".join(pieces).endswith(" cup")
     assert room.token_texts(tokenizer, [0, *tokenizer("a fox")["input_ids"]])[0] == "<|endoftext|>"
@@ -109,14 +114,16 @@ def test_encode_query_where_prompt_and_completion_merge(tokenizer):
     for prompt, completion in (("Once upon a ", "time"), ("Once upon a ti", "me")):
         ids, start = room.encode_query(tokenizer, Query(prompt, completion), 64)
         assert ids == together
-        assert tokenizer.decode(ids[:start]) == "Once upon a" and tokenizer.decode(ids[start:]) == " time"
+        assert tokenizer.decode(ids[:start]) == "Once upon a"
+        assert tokenizer.decode(ids[start:]) == " time"
 
 
 def test_encode_query_leaves_out_the_closing_token(tokenizer):
     closed = make_tokenizer(bos_eos=True)
     assert closed("a fox")["input_ids"][-1] == closed.eos_token_id
     ids, start = room.encode_query(closed, Query("a", " fox"), 64)
-    assert ids == [0, *tokenizer("a fox")["input_ids"]] and ids[start:] == tokenizer(" fox")["input_ids"]
+    assert ids == [0, *tokenizer("a fox")["input_ids"]]
+    assert ids[start:] == tokenizer(" fox")["input_ids"]
     ids, start = room.encode_query(closed, Query("a fox", "<|endoftext|>"), 64)
     assert ids[start:] == [closed.eos_token_id]  # written by the user, so it stays
     ids, start = room.encode_query(tokenizer, Query("a fox", "<|endoftext|>"), 64)
@@ -129,7 +136,8 @@ def test_bad_queries(tokenizer):
     assert "prompt is empty" in ask("", " fox") and "prompt is empty" in ask(" \n", " fox")
     for completion in (None, "", "  "):
         assert "completion is empty" in ask("a fox", completion)
-    word = min(word for word in tokenizer.get_vocab() if word.isalpha() and word.isascii() and len(word) > 1)
+    word = min(word for word in tokenizer.get_vocab() if word.isalpha() and word.isascii()
+               and len(word) > 1)
     assert len(tokenizer(word)["input_ids"]) == 1
     assert "nothing stands before" in ask(word[0], word[1:])
     long, start = room.encode_query(tokenizer, Query(TEXTS[0], " fox"), 64)
