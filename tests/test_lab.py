@@ -15,7 +15,7 @@ import time
 import urllib.request
 
 import pytest
-from helpers import student
+from helpers.classroom import student
 
 from builders import ROOT
 from exercises import unlike
