@@ -1,4 +1,5 @@
-"""Texts of the series: Markdown, notebooks, and what source files say of themselves; passages know where they stand."""
+"""Texts of the series: Markdown, notebooks, and what source files say of themselves; passages know
+where they stand."""
 import ast
 import io
 import json
@@ -25,7 +26,8 @@ class Passage(NamedTuple):
     def place(self, at: int = 0) -> str:
         """Where the letter `at` of its text stands, for whoever has to mend it."""
         line = self.line + self.text.count("\n", 0, at)
-        return f"{self.path.relative_to(ROOT).as_posix()}:" + (f"cell {self.cell}:" if self.cell else "") + str(line)
+        cell = f"cell {self.cell}:" if self.cell else ""
+        return f"{self.path.relative_to(ROOT).as_posix()}:{cell}{line}"
 
 
 def cells(path: Path, kind: str) -> list[str]:
@@ -35,21 +37,26 @@ def cells(path: Path, kind: str) -> list[str]:
 
 def text(path: Path) -> str:
     """A Markdown file whole, or the Markdown of a notebook."""
-    return "\n\n".join(cells(path, "markdown")) if path.suffix == ".ipynb" else path.read_text(encoding="utf-8")
+    if path.suffix == ".ipynb":
+        return "\n\n".join(cells(path, "markdown"))
+    return path.read_text(encoding="utf-8")
 
 
 def passages(path: Path) -> list[Passage]:
-    """A Markdown file; the Markdown cells of a notebook; comments and strings (of four words) of a source file."""
+    """A Markdown file; the Markdown cells of a notebook; comments and strings (of four words) of a
+    source file."""
     written = path.read_text(encoding="utf-8")
     if path.suffix == ".md":
         return [Passage(path, None, 1, written)]
     if path.suffix == ".ipynb":
         every = enumerate(json.loads(written)["cells"], 1)
-        return [Passage(path, at, 1, "".join(cell["source"])) for at, cell in every if cell["cell_type"] == "markdown"]
+        return [Passage(path, at, 1, "".join(cell["source"])) for at, cell in every
+                if cell["cell_type"] == "markdown"]
     tokens = tokenize.generate_tokens(io.StringIO(written).readline)
     strings = (node for node in ast.walk(ast.parse(written))
                if isinstance(node, ast.Constant) and isinstance(node.value, str))
-    return [*(Passage(path, None, token.start[0], token.string) for token in tokens if token.type == tokenize.COMMENT),
+    return [*(Passage(path, None, token.start[0], token.string) for token in tokens
+              if token.type == tokenize.COMMENT),
             *(Passage(path, None, node.lineno, node.value) for node in strings
               if len(re.findall(r"[a-z]{2,} ", node.value)) >= 3 and "{" not in node.value)]
 
@@ -65,7 +72,8 @@ def without_code(written: str) -> str:
 
 def prose(written: str) -> str:
     """Without code, formulas, targets of links, bare addresses and tags of HTML."""
-    return blanked(r"\$\$.*?\$\$|\$[^$\n]+\$|\]\([^)]*\)|https?://\S+|<[^>]+>", without_code(written))
+    return blanked(r"\$\$.*?\$\$|\$[^$\n]+\$|\]\([^)]*\)|https?://\S+|<[^>]+>",
+                   without_code(written))
 
 
 def formulas(written: str):
@@ -74,7 +82,8 @@ def formulas(written: str):
 
 
 def sections(path: Path) -> dict[str, str]:
-    """{anchor: the section with its subsections}, as JupyterLab names anchors in notebooks, code hosts in Markdown."""
+    """{anchor: the section with its subsections}, as JupyterLab names anchors in notebooks, code
+    hosts in Markdown."""
     parts = re.split(r"^(?=#+ )", re.sub(r"```.*?```", "", text(path), flags=re.S), flags=re.M)[1:]
     depths, found = [len(part) - len(part.lstrip("#")) for part in parts], {}
     for at, part in enumerate(parts):

@@ -1,25 +1,30 @@
-"""Readable for everybody: contrast, colour blindness, pictures in words, keyboard. For texts see test_texts.py."""
+"""Readable for everybody: contrast, colour blindness, pictures in words, keyboard. For texts see
+test_texts.py."""
 import re
 
 import matplotlib.colors
 import numpy as np
 import pytest
-from builders import Parsed, contrast, query_of, result_of
-from documents import NOTEBOOKS, cells
-
 from helpers import pictures
 from helpers.pictures import figures, pages, shades
+
+from builders import Parsed, contrast, query_of, result_of
+from documents import NOTEBOOKS, cells
 
 HEX = "#{:02X}{:02X}{:02X}".format
 ORANGE, BLUE, GREY, WHITE = HEX(*shades.ORANGE), HEX(*shades.BLUE), "#767676", "#FFFFFF"
 # What the figures of the notebooks draw with, "black" and "white" beside it.
 PALETTE = {ORANGE, BLUE, GREY, "grey", "black", "white", "#EEEEEE"}
-# Machado, Oliveira and Fernandes 2009, DOI 10.1109/TVCG.2009.113, severity 1.0; they act on linear RGB.
+# Machado, Oliveira and Fernandes 2009, DOI 10.1109/TVCG.2009.113, severity 1.0; they act on linear
+# RGB.
 SIMULATED = {
     "normal": np.eye(3),
-    "protanopia": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
-    "deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
-    "tritanopia": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
+    "protanopia": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216],
+                   [-0.003882, -0.048116, 1.051998]],
+    "deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413],
+                     [-0.011820, 0.042940, 0.968881]],
+    "tritanopia": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602],
+                   [0.004733, 0.691367, 0.303900]],
 }
 TO_XYZ = np.array([[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750],
                    [0.0193339, 0.1191920, 0.9503041]])
@@ -33,7 +38,8 @@ def rgb(colour):
 
 def lab(colour, sight="normal"):
     """CIELAB (D65) of a colour as somebody with this sight has it."""
-    light = np.where(rgb(colour) <= 0.04045, rgb(colour) / 12.92, ((rgb(colour) + 0.055) / 1.055) ** 2.4)
+    light = np.where(rgb(colour) <= 0.04045, rgb(colour) / 12.92,
+                     ((rgb(colour) + 0.055) / 1.055) ** 2.4)
     ratio = TO_XYZ @ np.clip(np.array(SIMULATED[sight]) @ light, 0, 1) / TO_XYZ.sum(1)
     x, y, z = np.where(ratio > (6 / 29) ** 3, np.cbrt(ratio), ratio / (3 * (6 / 29) ** 2) + 4 / 29)
     return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
@@ -68,7 +74,8 @@ def test_shades_of_both_signs_stay_apart_for_every_sight(sight, background):
     def shade(share):
         *tint, opacity = map(float, re.findall(r"[\d.]+", shades.rgba(share)))
         return opacity * np.array(tint) / 255 + (1 - opacity) * rgb(background)
-    assert all(distance(shade(share), shade(-share), sight) > 75 * share for share in (0.2, 0.5, 1.0))
+    assert all(distance(shade(share), shade(-share), sight) > 75 * share
+               for share in (0.2, 0.5, 1.0))
     assert all(distance(shade(share), background, sight) > 35 for share in (-1.0, 1.0))
     cmap, norm = figures.colours(1.0)
     assert background != "#fff" or all(
@@ -77,23 +84,27 @@ def test_shades_of_both_signs_stay_apart_for_every_sight(sight, background):
 
 def test_curves_of_both_signs_differ_in_dashes_too():
     positive, negative = pictures.plot_tail([3.0, 2.0, -1.0, -2.0]).axes[0].lines
-    assert positive.get_linestyle() != negative.get_linestyle() and positive.get_color() != negative.get_color()
+    assert positive.get_linestyle() != negative.get_linestyle()
+    assert positive.get_color() != negative.get_color()
 
 
 def test_bars_underlines_and_focus_are_seen_in_both_themes():
     assert len(THEMES) == 2
-    outline = re.search(r"focus-visible\+label\{outline:\d+px solid rgb\(([\d,]+)\)", pages.PAGE_CSS)[1]
+    outline = re.search(r"focus-visible\+label\{outline:\d+px solid rgb\(([\d,]+)\)",
+                        pages.PAGE_CSS)[1]
     blue, orange = (",".join(map(str, colour)) for colour in (shades.BLUE, shades.ORANGE))
     assert outline == blue and f"border-bottom:.16em solid rgb({orange})" in pages.CSS
     for theme in THEMES:
-        found = [contrast(rgb(colour), rgb(theme[ground])) for colour in (ORANGE, BLUE) for ground in ("bg", "page")]
+        found = [contrast(rgb(colour), rgb(theme[ground])) for colour in (ORANGE, BLUE)
+                 for ground in ("bg", "page")]
         assert min(found) >= 3
 
 
 def drawn_colours(path):
     """Names of colours and colour maps in the code of a notebook."""
     code = "\n".join(cells(path, "code"))
-    named = {name for name in re.findall(r"\"([a-z]+)\"", code) if name in matplotlib.colors.CSS4_COLORS}
+    named = {name for name in re.findall(r"\"([a-z]+)\"", code)
+             if name in matplotlib.colors.CSS4_COLORS}
     patterns = r"\"(#[0-9A-Fa-f]{6})\"", r"cmap=\"(\w+)\"", r"\"(C\d|tab:\w+)\""
     return named.union(*(re.findall(pattern, code) for pattern in patterns))
 
@@ -117,7 +128,9 @@ def test_a_layer_strip_is_told_in_words():
 # -- a real browser --------------------------------------------------------------------------------
 
 COLOURS = """() => {
-  const parse = text => { const [r, g, b, a = 1] = text.match(/[\\d.]+/g).map(Number); return [r, g, b, a] }
+  const parse = text => {
+    const [r, g, b, a = 1] = text.match(/[\\d.]+/g).map(Number)
+    return [r, g, b, a] }
   const over = (top, below) => top.slice(0, 3).map((c, i) => top[3] * c + (1 - top[3]) * below[i])
   const found = [], walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT)
   while (walker.nextNode()) {
@@ -125,9 +138,11 @@ COLOURS = """() => {
     if (!walker.currentNode.data.trim() || !element.checkVisibility()) continue
     let ground = [255, 255, 255]
     const chain = []
-    for (let e = element; e; e = e.parentElement) chain.unshift(parse(getComputedStyle(e).backgroundColor))
+    for (let e = element; e; e = e.parentElement)
+      chain.unshift(parse(getComputedStyle(e).backgroundColor))
     for (const colour of chain) ground = over(colour, ground)
-    found.push([over(parse(getComputedStyle(element).color), ground), ground, walker.currentNode.data.slice(0, 40)])
+    const ink = over(parse(getComputedStyle(element).color), ground)
+    found.push([ink, ground, walker.currentNode.data.slice(0, 40)])
   }
   return found }"""
 
@@ -161,18 +176,22 @@ def test_the_keyboard_reaches_everything_and_shows_where_it_is(opened):
     for _ in range(9):
         tab.keyboard.press("Tab")
         stops.append(tab.evaluate("""() => {
-            const at = document.activeElement, seen = at.matches('input') ? at.nextElementSibling : at
+            const at = document.activeElement
+            const seen = at.matches('input') ? at.nextElementSibling : at
             const style = getComputedStyle(seen)
             return [at.id || at.getAttribute('href') || at.tagName,
                     style.outlineStyle != 'none' && parseFloat(style.outlineWidth) > 0] }"""))
-    assert [name for name, _ in stops] == ["SUMMARY", "#q1", "#q2", "tw-input", *["SUMMARY"] * 4, "BODY"]
-    assert all(seen for _, seen in stops[:8])  # settings, questions, alignment, then the tokens of each card
+    assert [name for name, _ in stops] == ["SUMMARY", "#q1", "#q2", "tw-input", *["SUMMARY"] * 4,
+                                           "BODY"]
+    # settings, questions, alignment, then the tokens of each card
+    assert all(seen for _, seen in stops[:8])
     for details in (tab.locator("header details"), tab.locator("article details").first):
         details.locator("summary").focus()
         tab.keyboard.press("Enter")
         assert details.locator("dd, td").first.is_visible()
     tab.locator("#tw-input").focus()
     tab.keyboard.press("ArrowRight")
-    assert tab.locator("#tw-predicted").is_checked() and tab.locator(".tw-predicted").first.is_visible()
+    assert tab.locator("#tw-predicted").is_checked()
+    assert tab.locator(".tw-predicted").first.is_visible()
     described = tab.evaluate("document.activeElement.getAttribute('aria-describedby')")
     assert "influence" in tab.locator(f"#{described}").text_content()

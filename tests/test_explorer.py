@@ -1,4 +1,5 @@
-"""The explorer: its numbers against what shares no code with them, its panel under whatever people type and click."""
+"""The explorer: its numbers against what shares no code with them, its panel under whatever people
+type and click."""
 import html
 import json
 import os
@@ -9,15 +10,17 @@ from dataclasses import replace
 
 import pytest
 import torch
-
-from helpers import influence, pictures, pipeline
-from helpers.capture import find_layers
-from helpers.explorer import Explorer, _keep_newest
-from helpers.explorer import Panel
+from helpers import influence, pictures
+from helpers.capture import backward_pass, find_layers
+from helpers.explorer import Explorer, Panel, questions
 from helpers.sources import load_model, load_stories
 from helpers.stories import Corpus, InputError, Story, tokenise
+from helpers.terminal.fitting import fit
+from helpers.terminal.index import open_index
+from helpers.terminal.setting import Setting
 
-EVIL = '<img src=x onerror="alert(1)"><script>alert(2)</script> &amp; \u202eevil\x00 مرحبا 🐸 </bdi></article>'
+EVIL = ('<img src=x onerror="alert(1)"><script>alert(2)</script> &amp; \u202eevil\x00 مرحبا 🐸 '
+        "</bdi></article>")
 PROMPT = "It was raining, and the frog said thank you"
 
 
@@ -26,14 +29,15 @@ def explorer(tmp_path_factory):
     """Over the first forty stories, all that is planted for one rule, and one hostile story."""
     model, tokenizer = load_model("default", "cpu")
     everything = tokenise(load_stories("default"), tokenizer, 512)
-    planted = [row for row, story in enumerate(everything.stories) if "said thank you twice" in story.text]
+    planted = [row for row, story in enumerate(everything.stories)
+               if "said thank you twice" in story.text]
     rows = sorted({*range(40), *planted})
     evil = tokenise([Story("evil<b>", EVIL + " " + PROMPT + " twice.")], tokenizer, 512)
     corpus = Corpus([everything.stories[row] for row in rows] + evil.stories,
                     [everything.ids[row] for row in rows] + evil.ids)
-    setting = pipeline.Setting(model, tokenizer, find_layers(model), corpus, quiet=True)
-    index = pipeline.open_index(setting, tmp_path_factory.mktemp("index"), fit_limit=20)
-    return Explorer(setting, index, {"kfac": pipeline.fit(setting, "kfac", 20)})
+    setting = Setting(model, tokenizer, find_layers(model), corpus, quiet=True)
+    index = open_index(setting, tmp_path_factory.mktemp("index"), fit_limit=20)
+    return Explorer(setting, index, {"kfac": fit(setting, "kfac", 20)})
 
 
 @pytest.fixture(scope="module")
@@ -43,15 +47,21 @@ def question(explorer):
 
 @pytest.fixture(scope="module")
 def exact(explorer, question):
-    """All scores from exact gradients, by the road of notebook 04, in one pass: `{(method, tokens): (N,)}`."""
+    """All scores from exact gradients, by the road of notebook 04, in one pass.
+
+    `{(method, tokens): (N,)}`.
+    """
     setting, whole = explorer.setting, (0, 1, 2)
-    wanted = [("ekfac", whole), ("kfac", whole), ("identity", whole), *(("ekfac", (at,)) for at in whole)]
+    wanted = [("ekfac", whole), ("kfac", whole), ("identity", whole),
+              *(("ekfac", (at,)) for at in whole)]
     solved = []
     for method, chosen in wanted:
-        one = {name: part[list(chosen)].sum(0, keepdim=True) for name, part in question.gradients.items()}
+        one = {name: part[list(chosen)].sum(0, keepdim=True)
+               for name, part in question.gradients.items()}
         solved.append(explorer.curvatures[method].solve(one))
     ihvps = {name: torch.cat([part[name] for part in solved]) for name in setting.layers}
-    scores = influence.sequence_scores(setting.model, setting.layers, setting.stream(), ihvps, len(setting.corpus))
+    scores = influence.sequence_scores(setting.model, setting.layers, setting.stream(), ihvps,
+                                       len(setting.corpus))
     return dict(zip(wanted, scores))
 
 
@@ -72,7 +82,8 @@ def test_words_of_a_completion_add_up(explorer, question, exact):
         room = 1e-3 * truth.abs().max().item()
         for entry in view["influences"]:
             assert entry["influence"] == pytest.approx(truth[entry["index"]].item(), abs=room)
-        assert [text for text, marked in view["explained"] if marked] == [question.tokens[at] for at in chosen]
+        explained = [text for text, marked in view["explained"] if marked]
+        assert explained == [question.tokens[at] for at in chosen]
         assert view["log_prob"] == pytest.approx(question.log_probs[chosen].sum().item())
 
 
@@ -87,8 +98,10 @@ def test_a_view_holds_the_exact_top_of_its_method(explorer, question, exact, met
         assert entry["influence"] == pytest.approx(truth[row].item(), abs=room)
         assert entry["influence"] == pytest.approx(truth[entry["index"]].item(), abs=room)
         assert sum(entry["layers"].values()) == pytest.approx(entry["influence"], abs=room)
-        assert sum(token["influence"] for token in entry["tokens"]) == pytest.approx(entry["influence"], abs=room)
-        higher, as_high = (int((truth > entry["influence"] + shift).sum()) for shift in (room, -room))
+        by_token = sum(token["influence"] for token in entry["tokens"])
+        assert by_token == pytest.approx(entry["influence"], abs=room)
+        higher, as_high = (int((truth > entry["influence"] + shift).sum())
+                           for shift in (room, -room))
         assert higher <= entry["standing"]["rank"] - 1 <= as_high
         profiles.append([token["influence"] for token in entry["tokens"]][:40])
     found = torch.corrcoef(torch.tensor(profiles))[torch.ones(10, 10).triu(1) > 0]
@@ -115,8 +128,9 @@ def test_word_matching_lists_by_cosine_and_shows_influence(explorer, question, e
 def test_norms_are_those_of_the_curvature(explorer):
     setting, rows = explorer.setting, [3, 17]
     for batch in setting.stream(rows):
-        captured, _ = pipeline.backward_pass(setting.model, setting.layers, batch)
-        squares = sum(explorer.index.matrix.norms(name, captured[name].gradients()) for name in setting.layers)
+        captured, _ = backward_pass(setting.model, setting.layers, batch)
+        squares = sum(explorer.index.curvature.norms(name, captured[name].gradients())
+                      for name in setting.layers)
         found = explorer.index.norms(setting.corpus)[batch.index]
         assert torch.allclose(found.double(), squares.double().sqrt(), rtol=1e-3)
 
@@ -128,8 +142,10 @@ def test_a_text_of_ones_own_is_scored_as_a_story_of_the_corpus_would_be(explorer
         own = explorer._of_new(question, alone, "ekfac", chosen)
         kept = explorer.values(question, [row], chosen=chosen)[row]
         assert (own - kept).abs().max() < 1e-3 * kept.abs().max()
-    (entry,) = explorer.look_up(question, "The frog said nothing at all, and nobody minded.")["influences"]
-    assert entry["id"] == "your text" and "one copy of your text" in entry["note"] and "planted" not in entry
+    (entry,) = explorer.look_up(question,
+                                "The frog said nothing at all, and nobody minded.")["influences"]
+    assert entry["id"] == "your text" and "one copy of your text" in entry["note"]
+    assert "planted" not in entry
 
 
 def test_an_id_that_is_a_number_comes_before_the_row(explorer):
@@ -149,7 +165,8 @@ def test_a_result_names_its_methods_and_their_damping(explorer, question):
     for method, view in views.items():
         found = explorer.result(view)
         assert found["method"] == method
-        assert found["damping"] == explorer.curvatures["ekfac" if method == "tfidf" else method].damping
+        own = "ekfac" if method == "tfidf" else method
+        assert found["damping"] == explorer.curvatures[own].damping
     assert explorer.curvatures["kfac"].damping != explorer.curvatures["ekfac"].damping
     beside = explorer.result(views["kfac"], views["tfidf"])
     assert beside["method"] == "kfac, tfidf" and "<dd>kfac, tfidf</dd>" in pictures.page(beside)
@@ -159,7 +176,7 @@ def test_a_result_names_its_methods_and_their_damping(explorer, question):
 
 
 def test_stories_without_words_are_refused_before_the_index_is_built(tmp_path, monkeypatch):
-    monkeypatch.setattr(pipeline, "open_index", lambda *_, **__: pytest.fail("worked first"))
+    monkeypatch.setattr(questions, "open_index", lambda *_, **__: pytest.fail("worked first"))
     (tmp_path / "stories.jsonl").write_text('{"text": "... !!! ???"}\n{"text": "?! -- ..."}\n')
     with pytest.raises(InputError, match="hold no words"):
         Explorer.open(stories=tmp_path / "stories.jsonl", cache=tmp_path, device="cpu")
@@ -170,7 +187,7 @@ def test_only_the_explorers_own_old_indexes_are_removed(tmp_path):
     for age, folder in enumerate([*ours, mine]):
         folder.mkdir()
         os.utime(folder, (1e9 - age,) * 2)
-    _keep_newest(ours[2])
+    questions._keep_newest(ours[2])
     assert mine.is_dir() and [folder.is_dir() for folder in ours] == [True, False, True]
 
 
@@ -187,7 +204,8 @@ def test_stories_are_found_by_number_name_and_words(explorer, question):
 
 
 @pytest.mark.parametrize("prompt, completion, said", [
-    ("", "", "the prompt is empty"), (" \n ", "x", "the prompt is empty"), ("word " * 3000, "", "shorten the prompt"),
+    ("", "", "the prompt is empty"), (" \n ", "x", "the prompt is empty"),
+    ("word " * 3000, "", "shorten the prompt"),
     ("Tom said", " yes" * 60, "more than 48: shorten it")])
 def test_bad_questions_get_one_line(explorer, prompt, completion, said):
     with pytest.raises(InputError, match=said):
@@ -218,18 +236,21 @@ def safe(markup):
 
 def test_picking_an_example_answers_it(panel):
     panel.pick.value = PROMPT
-    assert "Answered in" in said(panel) and panel.found.value.count("<article") == 10 and panel.chosen == [0, 1, 2]
+    assert "Answered in" in said(panel) and panel.found.value.count("<article") == 10
+    assert panel.chosen == [0, 1, 2]
 
 
 @pytest.mark.slow
 def test_whatever_is_typed_gets_a_sentence_and_is_escaped(panel):
     draw = random.Random(0)
-    alphabet = "abc 😀é\u0301\u202e\u200f<>&\"'\\\n\t\x00\x1b字مر" + "".join(map(chr, range(0x1F600, 0x1F610)))
+    alphabet = "abc 😀é\u0301\u202e\u200f<>&\"'\\\n\t\x00\x1b字مر"
+    alphabet += "".join(map(chr, range(0x1F600, 0x1F610)))
     noise = ["".join(draw.choices(alphabet, k=draw.randint(1, 40))) for _ in range(3)]
     typed = [EVIL, "", "   ", "\ud83d", "a" * 5000, "مرحبا بالعالم", "{}%s$x^2$", *noise]
     for text in typed:
         answer = asked(panel, text, draw.choice(["", "", text, " yes"]))
-        assert answer and "Traceback" not in answer and "That did not work" not in answer, (text, answer)
+        assert answer and "Traceback" not in answer, (text, answer)
+        assert "That did not work" not in answer, (text, answer)
         safe(answer + panel.found.value)
         assert all(len(button.description) < 200 for button in panel.tokens.children)
     assert "Answered in" in asked(panel, PROMPT)
@@ -259,8 +280,10 @@ def test_every_switch_changes_the_picture_and_none_breaks_it(panel, explorer):
     asked(panel, PROMPT)
     seen = {panel.found.value}
     layer = list(explorer.setting.layers)[2]
-    for widget, value in ((panel.align, "predicted"), (panel.scale, True), (panel.threshold, 0.3), (panel.layer, layer),
-                          (panel.top, 2), (panel.method, "identity"), (panel.beside, "kfac"), (panel.method, "tfidf")):
+    for widget, value in ((panel.align, "predicted"), (panel.scale, True), (panel.threshold, 0.3),
+                          (panel.layer, layer),
+                          (panel.top, 2), (panel.method, "identity"), (panel.beside, "kfac"),
+                          (panel.method, "tfidf")):
         widget.value = value
         assert "Answered in" in said(panel) and panel.found.value not in seen
         seen.add(panel.found.value)
@@ -284,7 +307,7 @@ def test_rapid_clicks_and_two_panels_at_once(panel, explorer):
     assert all("Answered" in said(one) or "no token" in said(one) for one in (panel, other))
 
 
-@pytest.mark.parametrize("room, step", [(influence, "query_gradients"), (influence, "token_scores"),
+@pytest.mark.parametrize("room, step", [(questions, "query_gradients"), (influence, "token_scores"),
                                         (pictures, "fragment")])
 def test_an_interrupt_leaves_the_panel_usable(room, step, panel, monkeypatch):
     """Ctrl-C while the question is read, while stories are compared, while the picture is drawn."""
@@ -302,7 +325,8 @@ def test_an_interrupt_leaves_the_panel_usable(room, step, panel, monkeypatch):
 
 def test_a_fault_of_ours_is_one_sentence(panel, monkeypatch):
     monkeypatch.setattr(panel.explorer, "view", lambda *given, **more: 1 / 0)
-    assert "ZeroDivisionError: division by zero" in asked(panel, PROMPT) and "still usable" in said(panel)
+    assert "ZeroDivisionError: division by zero" in asked(panel, PROMPT)
+    assert "still usable" in said(panel)
 
 
 def test_saved_files_are_those_of_the_terminal(panel):
@@ -313,7 +337,8 @@ def test_saved_files_are_those_of_the_terminal(panel):
         assert f"Saved as {name}.{kind}" in said(panel) and "base64," in panel.saved.value
     with open(f"{name}.json", encoding="utf-8") as file:
         result = json.load(file)
-    assert list(result) == ["model", "stories", "method", "n_train", "unit", "damping", "tracked", "queries"]
+    assert list(result) == ["model", "stories", "method", "n_train", "unit", "damping", "tracked",
+                            "queries"]
     entry = result["queries"][0]["influences"][0]
     assert {"rank", "index", "id", "text", "influence", "layers", "tokens"} <= entry.keys()
     os.chmod(".", 0o555)

@@ -1,35 +1,50 @@
-"""Models and stories from the Hub, asked from fresh processes: a loopback Hub, then none, then one that is silent.
+"""Models and stories from the Hub, asked from fresh processes: a loopback Hub, then none, then one
+that is silent.
 
-huggingface_hub reads its endpoint when it is imported, so each Hub needs a process of its own; it is asked everything.
+huggingface_hub reads its endpoint when it is imported, so each Hub needs a process of its own; it
+is asked everything.
 """
 import json
 import random
 import subprocess
 import sys
 
-import hub
 import pyarrow
 import pyarrow.parquet
 import pytest
 import torch
-from builders import ADVICE, ROOT, close, jsonl, made_up, make_model, make_tokenizer, save_model, save_pickled
+
+import hub
+from builders import (
+    ADVICE,
+    ROOT,
+    close,
+    jsonl,
+    made_up,
+    make_model,
+    make_tokenizer,
+    save_model,
+    save_pickled,
+)
 
 pytestmark = pytest.mark.slow
 
 MODEL = "roneneldan/TinyStories-1M"
 CLI = ("a fox", "--completion", " fox", "--cache", "none", "--device", "cpu", "--top", "3")
 
-# Evaluates {name: expression} and prints {name: value, or the complaint}; before each a line of the Hub's log names it.
+# Evaluates {name: expression} and prints {name: value, or the complaint}; before each a line of
+# the Hub's log names it.
 PROBE = """
 import contextlib, io, json, os, sys, urllib.error, urllib.request
-from helpers.__main__ import main
 from helpers.sources import load_model, load_stories
 from helpers.stories import InputError
+from helpers.terminal.options import main
 
 
 def sums(name):
     model, tokenizer = load_model(name, "cpu")
-    return [sum(float(tensor.detach().double().sum()) for tensor in model.parameters()), len(tokenizer)]
+    total = sum(float(tensor.detach().double().sum()) for tensor in model.parameters())
+    return [total, len(tokenizer)]
 
 
 def first(name, limit):
@@ -47,7 +62,8 @@ def by_the_libraries(model, *datasets):
     from datasets import load_dataset
     from transformers import AutoModelForCausalLM, AutoTokenizer
     with contextlib.redirect_stderr(io.StringIO()):
-        size, words = AutoModelForCausalLM.from_pretrained(model).num_parameters(), AutoTokenizer.from_pretrained(model)
+        size = AutoModelForCausalLM.from_pretrained(model).num_parameters()
+        words = AutoTokenizer.from_pretrained(model)
         rows = [next(iter(load_dataset(name, split="train", streaming=True))) for name in datasets]
         return [size, len(words), *(row["text"][:10] for row in rows)]
 
@@ -55,7 +71,8 @@ def by_the_libraries(model, *datasets):
 found = {}
 for name, expression in json.loads(sys.argv[1]).items():
     with contextlib.suppress(OSError):
-        urllib.request.urlopen(f"{os.environ['HF_ENDPOINT']}/now/{name.replace(' ', '-')}", timeout=1)
+        place = f"now/{name.replace(' ', '-')}"
+        urllib.request.urlopen(f"{os.environ['HF_ENDPOINT']}/{place}", timeout=1)
     try:
         found[name] = eval(expression)
     except InputError as problem:
@@ -66,9 +83,11 @@ os._exit(0)  # a half-read Parquet stream of datasets may abort Python at exit
 
 
 def probe(endpoint, home, expressions):
-    """What the expressions gave in one fresh process whose Hub is `endpoint`; nothing on stderr is allowed."""
+    """What the expressions gave in one fresh process whose Hub is `endpoint`; nothing on stderr is
+    allowed."""
     done = subprocess.run([sys.executable, "-c", PROBE, json.dumps(expressions)], cwd=ROOT,
-                          env=hub.environment(endpoint, home), capture_output=True, text=True, timeout=300)
+                          env=hub.environment(endpoint, home), capture_output=True, text=True,
+                          timeout=300)
     assert (done.returncode, done.stderr) == (0, "")
     return json.loads(done.stdout)
 
@@ -79,7 +98,8 @@ def command(*arguments):
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """A model as TinyStories-1M has it; data sets: Parquet in two shards of 16 MB, JSON lines, two that are no good."""
+    """A model as TinyStories-1M has it; data sets: Parquet in two shards of 16 MB, JSON lines, two
+    that are no good."""
     root = tmp_path_factory.mktemp("repositories")
     save_model(root / "model")
     if torch.__version__ >= (2, 6):  # older ones refuse a pickle
@@ -88,11 +108,14 @@ def folders(tmp_path_factory):
     noise = random.Random(2)
     (root / "parquet" / "data").mkdir(parents=True)
     for shard in range(2):
-        table = pyarrow.table({"text": [f"Story {shard}-{row}. {noise.randbytes(1000).hex()}" for row in range(8000)]})
-        pyarrow.parquet.write_table(table, root / "parquet" / "data" / f"train-0000{shard}-of-00002.parquet",
+        table = pyarrow.table({"text": [f"Story {shard}-{row}. {noise.randbytes(1000).hex()}"
+                                        for row in range(8000)]})
+        pyarrow.parquet.write_table(table, root / "parquet" / "data"
+                                    / f"train-0000{shard}-of-00002.parquet",
                                     row_group_size=500, compression="none")
-    for name, records in {"lines": [{"text": text} for text in made_up(30)], "headless": [{"body": "x", "title": "y"}],
-                          "broken": []}.items():
+    data_sets = {"lines": [{"text": text} for text in made_up(30)],
+                 "headless": [{"body": "x", "title": "y"}], "broken": []}
+    for name, records in data_sets.items():
         (root / name).mkdir()
         if records:
             jsonl(root / name / "train.jsonl", records)
@@ -111,19 +134,24 @@ def answers(folders, home, tmp_path_factory):
     out = tmp_path_factory.mktemp("out") / "a.json"
     asked = {
         "model": f"sums({MODEL!r})", "model again": f"sums({MODEL!r})",
-        "three": "first('roneneldan/TinyStories', 3)", "second shard": "first('roneneldan/TinyStories', 8001)[-2:]",
+        "three": "first('roneneldan/TinyStories', 3)",
+        "second shard": "first('roneneldan/TinyStories', 8001)[-2:]",
         "json lines": "first('some/lines', 2)",
-        "main job": command("--model", MODEL, "--stories", "some/lines", "--limit", 12, "--json", out),
-        "no model": "load_model('roneneldan/TinyStories-2M')", "no data": "load_stories('some/tales', 5)",
+        "main job": command("--model", MODEL, "--stories", "some/lines", "--limit", 12, "--json",
+                            out),
+        "no model": "load_model('roneneldan/TinyStories-2M')",
+        "no data": "load_stories('some/tales', 5)",
         "gated": "load_model('a/gated')", "headless": "load_stories('a/headless', 5)",
         "broken": "load_stories('a/broken', 5)", "data for a model": "load_model('a/headless')",
         "main job, no model": command("--model", "nobody/Nothing"),
         "main job, no data": command("--model", MODEL, "--stories", "nobody/Nothing"),
         "libraries": f"by_the_libraries({MODEL!r}, 'roneneldan/TinyStories', 'some/lines')"}
-    datasets = {"roneneldan/TinyStories": "parquet", "some/lines": "lines", "a/headless": "headless",
+    datasets = {"roneneldan/TinyStories": "parquet", "some/lines": "lines",
+                "a/headless": "headless",
                 "a/broken": "broken"}
     with hub.serve({MODEL: folders / "model", "a/gated": folders / "model"},
-                   {name: folders / folder for name, folder in datasets.items()}, gated={"a/gated"}) as endpoint:
+                   {name: folders / folder
+                    for name, folder in datasets.items()}, gated={"a/gated"}) as endpoint:
         found = probe(endpoint, home, asked)
     requests = {}
     for request in endpoint.log:
@@ -146,11 +174,14 @@ def test_the_loopback_hub_serves_the_libraries_themselves(answers):
 
 def test_a_model_is_fetched_once_each_file_once(answers, folders):
     found, requests, _ = answers
-    assert sorted(fetched(requests["model"])) == sorted(path.name for path in (folders / "model").iterdir())
-    assert {request.status for request in requests["model"]} == {200}  # no guessing at files, no conversion service
+    there = sorted(path.name for path in (folders / "model").iterdir())
+    assert sorted(fetched(requests["model"])) == there
+    # no guessing at files, no conversion service
+    assert {request.status for request in requests["model"]} == {200}
     assert all(MODEL in request.path for request in requests["model"])
     assert fetched(requests["model again"]) == [] and found["model again"] == found["model"]
-    expected = sum(float(tensor.detach().double().sum()) for tensor in make_model(initializer_range=0.3).parameters())
+    expected = sum(float(tensor.detach().double().sum())
+                   for tensor in make_model(initializer_range=0.3).parameters())
     assert found["model"] == [pytest.approx(expected, abs=1e-6), len(make_tokenizer())]
 
 
@@ -176,12 +207,15 @@ def test_the_main_job_gives_what_it_gives_from_files(answers, folders, cli, tmp_
 
 
 @pytest.mark.parametrize("question, words", [
-    ("no model", "no model 'roneneldan/TinyStories-2M'"), ("no data", "no dataset 'some/tales'"), ("gated", "is gated"),
-    ("headless", 'no column "text" (but body, title)'), ("broken", "cannot read the data set 'a/broken'"),
+    ("no model", "no model 'roneneldan/TinyStories-2M'"), ("no data", "no dataset 'some/tales'"),
+    ("gated", "is gated"),
+    ("headless", 'no column "text" (but body, title)'),
+    ("broken", "cannot read the data set 'a/broken'"),
     ("data for a model", "no model 'a/headless'")])
 def test_complaints_tell_causes_apart(question, words, answers):
     message = answers[0][question]
-    assert words in message and "\n" not in message and any(": " + word in message for word in ADVICE)
+    assert words in message and "\n" not in message
+    assert any(": " + word in message for word in ADVICE)
 
 
 @pytest.mark.parametrize("question, words", [("main job, no model", "no model 'nobody/Nothing'"),
@@ -192,7 +226,8 @@ def test_complaints_of_the_main_job(question, words, answers):
     assert code == 2 and out == "" and last.startswith("error: ") and words in last
 
 
-CUT_OFF = {"unknown": "load_model('roneneldan/TinyStories-2M')", "data": "load_stories('roneneldan/TinyStories', 5)"}
+CUT_OFF = {"unknown": "load_model('roneneldan/TinyStories-2M')",
+           "data": "load_stories('roneneldan/TinyStories', 5)"}
 
 
 def test_without_a_network_what_is_in_the_cache_is_used(answers, house, home):
@@ -206,11 +241,13 @@ def test_without_a_network_what_is_in_the_cache_is_used(answers, house, home):
         assert "cannot reach the Hub" in found[name] and ": connect" in found[name]
     for name in ("main job, data", "main job, unknown"):
         code, out, err = found[name]
-        assert code == 2 and out == "" and err.splitlines()[-1].startswith("error: cannot reach the Hub")
+        assert code == 2 and out == ""
+        assert err.splitlines()[-1].startswith("error: cannot reach the Hub")
 
 
 def test_a_hub_that_never_answers_is_not_asked_again_and_again(tmp_path):
     with hub.silent() as endpoint:
         found = probe(endpoint, tmp_path, CUT_OFF)
     assert all("cannot reach the Hub" in found[name] for name in CUT_OFF)
-    assert len(endpoint.log) < 4 * len(CUT_OFF)  # connections: one by the probe before each, one or two for it
+    # connections: one by the probe before each, one or two for it
+    assert len(endpoint.log) < 4 * len(CUT_OFF)

@@ -1,7 +1,6 @@
-"""What `python -m helpers` keeps on disk: factors, half-done sums, an index; used again, damaged, killed, shared."""
+"""What `python -m helpers` keeps on disk: factors, an index; used, damaged, killed, shared."""
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -12,10 +11,21 @@ from pathlib import Path
 import filelock
 import pytest
 import torch
-from builders import PROMPT, ROOT, close, command, jsonl, made_up, make_tokenizer, visible
+from helpers import curvature
+from helpers.sources.files import save_tensors
+from helpers.terminal import kept
 from safetensors.torch import load_file
 
-from helpers import curvature, files
+from builders import (
+    PROMPT,
+    ROOT,
+    close,
+    command,
+    jsonl,
+    made_up,
+    make_tokenizer,
+    visible,
+)
 
 ASK = (PROMPT, "--completion", " fox")
 
@@ -29,29 +39,34 @@ def flipped(content):
 
 def test_cache_is_used_checked_and_repaired(cli, tmp_path):
     from transformers import AutoModelForCausalLM, LlamaConfig
-    torch.manual_seed(0)  # the names of a Llama's layers are not in alphabetical order, those in a file are
-    config = LlamaConfig(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24,
+    # the names of a Llama's layers are not in alphabetical order, those in a file are
+    torch.manual_seed(0)
+    config = LlamaConfig(hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
+                         intermediate_size=24,
                          vocab_size=400, max_position_embeddings=64, initializer_range=0.3)
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "llama")
     make_tokenizer().save_pretrained(tmp_path / "llama")
     cache = tmp_path / "deep" / "cache"
 
     def run(*arguments):
-        code, _, err = cli(*ASK, "--model", tmp_path / "llama", "--cache", cache, "--json", tmp_path / "a.json",
+        code, _, err = cli(*ASK, "--model", tmp_path / "llama", "--cache", cache, "--json",
+                           tmp_path / "a.json",
                            *arguments)
         assert code == 0, err
         return (tmp_path / "a.json").read_bytes(), err
 
     fresh, err = run()
-    (kept,) = visible(cache)
+    (file,) = visible(cache)
     assert "fitting" in err and run("--cache", "none")[0] == fresh
     again, err = run()
     assert again == fresh and "fitting" not in err
-    whole = kept.read_bytes()
-    kept.write_bytes(flipped(whole))
+    whole = file.read_bytes()
+    file.write_bytes(flipped(whole))
     again, err = run()
-    assert again == fresh and "note: the cached factors" in err and "fitting A" in err and kept.read_bytes() == whole
-    for change in (["--seed", 5], ["--limit", 9], ["--method", "kfac"], ["--scope", "gate_proj"], ["--max-tokens", 9]):
+    assert again == fresh and file.read_bytes() == whole
+    assert "note: the cached factors" in err and "fitting A" in err
+    for change in (["--seed", 5], ["--limit", 9], ["--method", "kfac"], ["--scope", "gate_proj"],
+                   ["--max-tokens", 9]):
         assert "fitting" in run(*change)[1], change
     assert "fitting" not in run()[1] and len(visible(cache)) == 6
 
@@ -63,17 +78,20 @@ def test_leftovers_are_harmless_and_old_ones_go(cli, tmp_path):
     os.utime(tmp_path / ".tokenwise-old.partial", (time.time() - 7200,) * 2)
     assert cli(*ASK, "--cache", tmp_path)[0] == 0
     names = sorted(path.name for path in tmp_path.iterdir() if path.suffix != ".lock")
-    assert len(names) == 2 and names[0] == ".tokenwise-new.partial" and names[1].endswith(".safetensors")
+    assert len(names) == 2 and names[0] == ".tokenwise-new.partial"
+    assert names[1].endswith(".safetensors")
 
 
 def test_what_is_kept_is_bounded_oldest_first_and_said(tmp_path, monkeypatch, capsys):
-    ours = {"newest": f"ekfac-{'1' * 24}", "old": f"kfac-{'2' * 24}", "older": f"diagonal-{'3' * 24}",
-            "oldest": f"ekfac-{'4' * 24}.16-999.covariances-0-of-1.partial"}
+    ours = {"newest": f"ekfac-{'1' * 24}", "old": f"kfac-{'2' * 24}",
+            "older": f"diagonal-{'3' * 24}",
+            "oldest": f"ekfac-{'4' * 24}"}
     ours = {name: tmp_path / f"{stem}.safetensors" for name, stem in ours.items()}
     for n, path in enumerate(ours.values()):
         path.write_bytes(bytes(400_000))
         os.utime(path, (time.time() - 1000 * n,) * 2)
-    foreign = ["notes.txt", "model.safetensors", "ekfac-mine.safetensors", f"my-ekfac-{'5' * 24}.safetensors"]
+    foreign = ["notes.txt", "model.safetensors", "ekfac-mine.safetensors",
+               f"my-ekfac-{'5' * 24}.safetensors"]
     foreign = [tmp_path / name for name in foreign]
     for path in foreign:  # neither counted nor removed
         path.write_bytes(bytes(3_000_000))
@@ -83,22 +101,25 @@ def test_what_is_kept_is_bounded_oldest_first_and_said(tmp_path, monkeypatch, ca
         return {name for name, path in ours.items() if path.exists()}
 
     def bounded(room, newest):
-        monkeypatch.setattr(files, "ROOM", room)
-        files.bound(tmp_path, ours[newest])
+        monkeypatch.setattr(kept, "ROOM", room)
+        kept.bound(tmp_path, ours[newest])
         return capsys.readouterr().err
 
     said = bounded(4 * 400_000, "newest")
     assert left() == set(ours)
-    assert all(fact in said for fact in (str(tmp_path), "4 files", "2 MB", "at most 2", "delete the folder"))
-    files.touch(ours["oldest"])  # used now
+    assert all(fact in said for fact in (str(tmp_path), "4 files", "2 MB", "at most 2",
+                                         "delete the folder"))
+    kept.touch(ours["oldest"])  # used now
     bounded(4 * 400_000 - 1, "newest")
     assert left() == {"newest", "old", "oldest"}
     said = bounded(1, "old")
-    assert "1 files, 0 MB" in said and left() == {"old"}  # what was just made stays, whatever its age and size
+    # what was just made stays, whatever its age and size
+    assert "1 files, 0 MB" in said and left() == {"old"}
     assert all(path.exists() for path in foreign)
 
 
-def test_the_bound_holds_for_the_command_line_and_a_use_keeps_factors_young(cli, tmp_path, monkeypatch):
+def test_the_bound_holds_for_the_command_line_and_a_use_keeps_factors_young(cli, tmp_path,
+                                                                            monkeypatch):
     def run(seed):
         code, _, err = cli(*ASK, "--cache", tmp_path, "--seed", seed)
         assert code == 0, err
@@ -113,7 +134,7 @@ def test_the_bound_holds_for_the_command_line_and_a_use_keeps_factors_young(cli,
     for path, age in ((one, 2000), (two, 1000)):
         os.utime(path, (time.time() - age,) * 2)
     assert "kept in" not in run(1)  # read, so the younger of the two
-    monkeypatch.setattr(files, "ROOM", int(2.5 * size))
+    monkeypatch.setattr(kept, "ROOM", int(2.5 * size))
     assert "2 files" in run(3) and one.exists() and not two.exists()
 
 
@@ -125,8 +146,8 @@ def test_files_that_another_run_removes_meanwhile_stop_nobody(tmp_path, monkeypa
 
     monkeypatch.setattr(Path, "glob", with_one_that_is_gone)
     path = tmp_path / f"kfac-{'1' * 24}.safetensors"
-    files.save_tensors({"x": torch.zeros(3)}, path)
-    files.bound(tmp_path, path)
+    save_tensors({"x": torch.zeros(3)}, path)
+    kept.bound(tmp_path, path)
     assert path.exists()
 
 
@@ -145,15 +166,17 @@ def test_a_cache_that_cannot_be_had_costs_what_is_kept_not_the_run(cli, on_small
 def changed(room, monkeypatch):
     """From now on the code of one room is another."""
     real = Path.read_bytes
-    monkeypatch.setattr(Path, "read_bytes", lambda self: real(self) + b"#" * (self == ROOT / "helpers" / room))
+    monkeypatch.setattr(Path, "read_bytes",
+                        lambda self: real(self) + b"#" * (self == ROOT / "helpers" / room))
 
 
-@pytest.mark.parametrize("room", ["stories.py", "processes.py", "capture.py", "curvature.py"])
+@pytest.mark.parametrize("room", ["stories.py", "capture.py", "curvature.py",
+                                  "sources/attention.py", "terminal/processes.py"])
 def test_factors_of_other_code_have_another_name(room, monkeypatch):
-    before = curvature.code_version()
-    assert before == curvature.code_version() != curvature.code_version("search.py")
+    before = kept.code_version()
+    assert before == kept.code_version() != kept.code_version(kept.INDEXING)
     changed(room, monkeypatch)
-    assert curvature.code_version() != before
+    assert kept.code_version() != before
 
 
 def test_other_code_fits_anew(cli, tmp_path, monkeypatch):
@@ -174,7 +197,7 @@ def test_a_folder_where_no_lock_can_be_made_stops_nobody(tmp_path):
         if mine == 0:
             os.seteuid(65534)  # permissions do not hold root back
         for folder in (root, root / "deeper"):
-            with files.lock(folder / "x.safetensors"):
+            with kept.lock(folder / "x.safetensors"):
                 seen.append(folder)
     finally:
         os.seteuid(mine)
@@ -183,65 +206,57 @@ def test_a_folder_where_no_lock_can_be_made_stops_nobody(tmp_path):
         root.rmdir()
     assert seen == [root, root / "deeper"] and names == []
     (tmp_path / "file").write_text("x")
-    with files.lock(tmp_path / "file" / "x"), pytest.raises(ZeroDivisionError):  # an error of the block is its own
-        1 / 0
+    # an error of the block is its own
+    with kept.lock(tmp_path / "file" / "x"), pytest.raises(ZeroDivisionError):
+        raise ZeroDivisionError
 
 
 def test_a_lock_is_free_again_after_the_block_and_after_an_error(tmp_path):
     path, other = tmp_path / "x.safetensors", filelock.FileLock(tmp_path / ".x.safetensors.lock")
-    with files.lock(path), pytest.raises(filelock.Timeout):
+    with kept.lock(path), pytest.raises(filelock.Timeout):
         other.acquire(timeout=0.1)
-    with pytest.raises(ZeroDivisionError), files.lock(path):
-        1 / 0
+    with pytest.raises(ZeroDivisionError), kept.lock(path):
+        raise ZeroDivisionError
     with other.acquire(timeout=0.1):
         pass
 
 
 # -- interrupted ----------------------------------------------------------------------------------
 
-def test_an_interrupted_fit_goes_on_with_whole_sums_of_the_same_batches(cli, tmp_path, monkeypatch):
-    """24 stories in batches of 2 are 12 passes for the covariances and 12 for Λ; Ctrl-C comes in the 20th."""
-    monkeypatch.setattr(files.Checkpoint, "every", 0)  # seconds: every batch is kept
-    real, passes = curvature.backward_pass, []
+def test_an_interrupted_fit_leaves_nothing_half_done_and_is_made_again(cli, tmp_path, monkeypatch):
+    """24 stories in batches of 2: 12 passes for the covariances and 12 for Λ; Ctrl-C in each."""
+    real, made, stop = curvature.backward_pass, [], None
 
     def counted(*arguments, **options):
-        passes.append(1)
-        if len(passes) == stop:
+        made.append(1)
+        if len(made) == stop:
             signal.raise_signal(signal.SIGINT)
         return real(*arguments, **options)
 
-    def run(folder, batch_size=2):
-        passes.clear()
-        code, out, err = cli(*ASK, "--batch-size", batch_size, "--cache", tmp_path / folder,
+    def run(folder):
+        made.clear()
+        code, out, err = cli(*ASK, "--batch-size", 2, "--cache", tmp_path / folder,
                              "--json", tmp_path / f"{folder}.json")
-        return code, out, err, len(passes)
+        return code, out, err, len(made)
 
     monkeypatch.setattr(curvature, "backward_pass", counted)
-    handler, stop = signal.signal(signal.SIGINT, signal.default_int_handler), 20
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        code, out, err, _ = run("whole")
+        for stop in (5, 20):
+            code, out, err, count = run("interrupted")
+            assert (code, out, count) == (130, "", stop)
+            assert err.split("\n")[-2].startswith("error: interrupted")
+            assert not (tmp_path / "interrupted.json").exists()
+            assert visible(tmp_path / "interrupted") == []
+            assert not list((tmp_path / "interrupted").glob(".tokenwise-*"))
     finally:
         signal.signal(signal.SIGINT, handler)
-    assert code == 130 and out == "" and err.split("\n")[-2].startswith("error: interrupted")
-    assert not (tmp_path / "whole.json").exists() and not list((tmp_path / "whole").glob(".tokenwise-*"))
-    covariances, eigenvalues = visible(tmp_path / "whole")
-    assert ".covariances-" in covariances.name and ".eigenvalues-" in eigenvalues.name
-    for name in ("damaged", "batches"):
-        shutil.copytree(tmp_path / "whole", tmp_path / name)
-    damaged = tmp_path / "damaged" / covariances.name
-    damaged.write_bytes(flipped(damaged.read_bytes()))
 
     stop = None
-    assert run("undisturbed")[3] == 24
-    answers = {}
-    for name, size, left in (("whole", 2, 5), ("damaged", 2, 17), ("batches", 3, 16)):  # Λ's own sums are whole
-        code, _, err, made = run(name, size)
-        assert code == 0 and made == left, (name, made)
-        assert ("note: the half-done sums" in err and "damaged" in err) == (name == "damaged")
-        answers[name] = (tmp_path / f"{name}.json").read_bytes()
-    assert answers["whole"] == answers["damaged"] == (tmp_path / "undisturbed.json").read_bytes()
-    one, other = (json.loads(answers[name])["queries"][0] for name in ("batches", "whole"))
-    assert close(one, other, 1e-3)
+    assert run("undisturbed")[::3] == run("interrupted")[::3] == (0, 24)
+    assert run("interrupted")[::3] == (0, 0)
+    answers = [(tmp_path / f"{name}.json").read_bytes() for name in ("interrupted", "undisturbed")]
+    assert answers[0] == answers[1]
 
 
 def test_an_interrupt_while_a_bar_draws_itself_is_told_on_a_line_of_its_own(cli, monkeypatch):
@@ -263,10 +278,11 @@ def test_an_interrupt_while_a_bar_draws_itself_is_told_on_a_line_of_its_own(cli,
 
 FORKED = """
 import glob, json, os, signal, sys, time
-from helpers import curvature, files, search
-from helpers.__main__ import main
+from helpers import curvature
 from helpers.sources import load_model
-files.Checkpoint.every, search.PART = 0, 8
+from helpers.terminal import index
+from helpers.terminal.options import main
+index.PART = 8
 groups = json.loads(sys.argv[1])
 load_model(sys.argv[2], "cpu")  # what it imports, all have
 
@@ -288,13 +304,14 @@ def child(job):
 
     def wait_for(others):
         deadline = time.time() + 60
-        while sum("waiting for it" in open(path).read() for path in glob.glob(others["logs"])) < others["count"]:
+        while others["count"] > sum("waiting for it" in open(path).read()
+                                    for path in glob.glob(others["logs"])):
             if time.time() > deadline:
                 raise TimeoutError("the others never waited")
             time.sleep(0.05)
 
     curvature.backward_pass = counted("fit", curvature.backward_pass)
-    search.backward_pass = counted("index", search.backward_pass)
+    index.backward_pass = counted("index", index.backward_pass)
     os.replace = counted("rename", os.replace)
     for number in (1, 2):
         os.dup2(os.open(f"{job['log']}.{number}", os.O_WRONLY | os.O_CREAT), number)
@@ -315,24 +332,29 @@ print(json.dumps(codes))
 
 
 class Jobs:
-    """Runs of the command line in processes forked from one, which has the libraries; each counts what it does.
+    """Runs of the command line in processes forked from one, which has the libraries; each counts
+    what it does.
 
-    `kill` [kind, n]: SIGKILL comes before the n-th call of that kind. `waiting`: the first pass of a fit begins only
-    when so many runs have said that they wait.
+    `kill` [kind, n]: SIGKILL comes before the n-th call of that kind. `waiting`: the first pass of
+    a fit begins only when so many runs have said that they wait.
     """
 
     def __init__(self, house, folder):
         self.house, self.folder = house, folder
 
     def job(self, name, *arguments, kill=None, waiting=0):
-        line = command(self.house, *ASK, "--batch-size", 2, *arguments, "--json", self.folder / f"{name}.json")
+        line = command(self.house, *ASK, "--batch-size", 2, *arguments, "--json",
+                       self.folder / f"{name}.json")
         return {"arguments": line[3:], "kill": kill, "log": str(self.folder / f"{name}.log"),
                 "waiting": {"count": waiting, "logs": str(self.folder / "*.log.2")}}
 
     def run(self, *groups):
-        """Exit codes of groups of jobs, one group after the other, those of a group at the same time."""
-        done = subprocess.run([sys.executable, "-c", FORKED, json.dumps(groups), self.house / "model"], cwd=ROOT,
-                              env=os.environ | {"OMP_NUM_THREADS": "1"},  # a fork has none of its parent's threads
+        """Exit codes of groups of jobs, one group after the other, those of a group at the same
+        time."""
+        done = subprocess.run([sys.executable, "-c", FORKED, json.dumps(groups),
+                               self.house / "model"], cwd=ROOT,
+                              # a fork has none of its parent's threads
+                              env=os.environ | {"OMP_NUM_THREADS": "1"},
                               capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
@@ -356,28 +378,33 @@ def jobs(house, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_fit_killed_anywhere_goes_on_where_it_was(jobs):
-    """24 stories in batches of 2: 12 passes for the covariances and 12 for Λ, each kept (renamed) when it is done."""
-    kills = {"a checkpoint": (["rename", 7], 18), "Λ": (["fit", 20], 5), "the factors": (["rename", 25], 0),
-             "the answer": (["rename", 26], 0)}
+def test_a_run_killed_in_its_fit_loses_the_fit_and_one_killed_later_nothing_that_was_done(jobs):
+    """24 stories in batches of 2: 12 passes for the covariances, 12 for Λ, then a file
+    (renamed)."""
+    kills = {"A and S": (["fit", 7], 24), "Λ": (["fit", 20], 24),
+             "the factors": (["rename", 1], 24),
+             "the answer": (["rename", 2], 0)}
     groups = [[jobs.job("undisturbed", "--cache", "none")]]
     for n, (kill, _) in enumerate(kills.values()):
         cache = jobs.folder / f"cache{n}"
-        groups += [[jobs.job(f"killed{n}", "--cache", cache, kill=kill)], [jobs.job(f"again{n}", "--cache", cache)]]
+        groups += [[jobs.job(f"killed{n}", "--cache", cache, kill=kill)],
+                   [jobs.job(f"again{n}", "--cache", cache)]]
     assert jobs.run(*groups) == [[0], *[[-signal.SIGKILL], [0]] * len(kills)]
     assert jobs.count("undisturbed", "fit") == 24
     for n, (where, (_, left)) in enumerate(kills.items()):
         assert not (jobs.folder / f"killed{n}.json").exists(), where
         assert jobs.count(f"again{n}", "fit") == left, where
         assert jobs.answer(f"again{n}") == jobs.answer("undisturbed"), where
-        (kept,) = visible(jobs.folder / f"cache{n}")
-        assert kept.name.startswith("ekfac-") and ".partial" not in kept.name, where
+        (file,) = visible(jobs.folder / f"cache{n}")
+        assert file.name.startswith("ekfac-") and ".partial" not in file.name, where
 
 
 @pytest.mark.slow
 def test_an_index_killed_anywhere_goes_on_behind_its_last_part(jobs):
-    """24 stories: three parts of 4 passes each. Without a cache only head, parts and answer are renamed."""
-    kills = {"the head": (["rename", 1], 12), "a part": (["rename", 3], 8), "the answer": (["rename", 5], 0)}
+    """24 stories: three parts of 4 passes each. Without a cache only head, parts and answer are
+    renamed."""
+    kills = {"the head": (["rename", 1], 12), "a part": (["rename", 3], 8),
+             "the answer": (["rename", 5], 0)}
     groups = [[jobs.job("undisturbed", "--cache", "none", "--index", jobs.folder / "whole")]]
     for n, (kill, _) in enumerate(kills.values()):
         more = ("--cache", "none", "--index", jobs.folder / f"index{n}")
@@ -396,10 +423,12 @@ def test_an_index_killed_anywhere_goes_on_behind_its_last_part(jobs):
 
 @pytest.mark.slow
 def test_of_several_that_do_the_same_at_once_one_works_and_the_others_wait(jobs):
-    """One asks for factors, two for an index with the same factors: whoever fits, somebody waits for each."""
+    """One asks for factors, two for an index with the same factors: whoever fits, somebody waits
+    for each."""
     cache, index = ("--cache", jobs.folder / "cache"), ("--index", jobs.folder / "index")
     together = {"exact": cache, "one": (*cache, *index), "two": (*cache, *index)}
-    assert jobs.run([jobs.job(name, *more, waiting=2) for name, more in together.items()]) == [[0, 0, 0]]
+    assert jobs.run([jobs.job(name, *more, waiting=2)
+                     for name, more in together.items()]) == [[0, 0, 0]]
     said = "".join(map(jobs.said, together))
     assert said.count("waiting for it") == 2 and "making ekfac-" in said and "making index" in said
     assert sum(jobs.count(name, "fit") for name in together) == 24  # fitted once, by one of them
@@ -412,7 +441,8 @@ def test_of_several_that_do_the_same_at_once_one_works_and_the_others_wait(jobs)
 
 # -- the index ------------------------------------------------------------------------------------
 
-def test_an_index_gives_the_exact_answer_and_the_second_question_fits_nothing(house, cli, result, tmp_path):
+def test_an_index_gives_the_exact_answer_and_the_second_question_fits_nothing(house, cli, result,
+                                                                              tmp_path):
     ask = ("--queries", house / "queries.jsonl")
     exact = result(*ask)
     code, out, err = cli(*ask, "--index", tmp_path / "index", "--json", tmp_path / "first.json")
@@ -420,7 +450,8 @@ def test_an_index_gives_the_exact_answer_and_the_second_question_fits_nothing(ho
     assert out.count("Stories that raise") == 3
     code, _, err = cli(*ask, "--index", tmp_path / "index", "--json", tmp_path / "second.json")
     assert code == 0 and "fitting" not in err and "indexing" not in err
-    first, second = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("first", "second"))
+    first, second = (json.loads((tmp_path / f"{name}.json").read_text())
+                     for name in ("first", "second"))
     assert first == second
     assert {**first, "queries": 0} == {**exact, "queries": 0}
     for found, expected in zip(first["queries"], exact["queries"], strict=True):
@@ -428,9 +459,11 @@ def test_an_index_gives_the_exact_answer_and_the_second_question_fits_nothing(ho
 
 
 def test_an_index_and_what_does_not_go_with_it(refused, tmp_path):
-    for other in (["--all-scores", tmp_path / "a.safetensors"], ["--prefilter", 3], ["--method", "identity"]):
+    for other in (["--all-scores", tmp_path / "a.safetensors"], ["--prefilter", 3],
+                  ["--method", "identity"]):
         message = refused(PROMPT, "--index", tmp_path / "index", *other)
-        assert "--index" in message and str(other[0]) in message and "leave one of them out" in message
+        assert "--index" in message and str(other[0]) in message
+        assert "leave one of them out" in message
     (tmp_path / "file").write_text("x")
     assert f"cannot write {tmp_path / 'file'}" in refused(PROMPT, "--index", tmp_path / "file")
 
@@ -438,7 +471,8 @@ def test_an_index_and_what_does_not_go_with_it(refused, tmp_path):
 def test_an_index_of_something_else_is_refused_from_a_terminal(cli, refused, tmp_path):
     ask = (*ASK, "--index", tmp_path / "index")
     assert cli(*ask)[0] == 0
-    for change in (["--seed", 3], ["--scope", "all"], ["--damping", 0.5], ["--precision", "bfloat16"]):
+    for change in (["--seed", 3], ["--scope", "all"], ["--damping", 0.5],
+                   ["--precision", "bfloat16"]):
         message = refused(*ask, *change)
         assert str(tmp_path / "index") in message and "delete it" in message
     texts = [text.replace("Story", "Tale") for text in made_up(20, seed=8)]
@@ -446,7 +480,8 @@ def test_an_index_of_something_else_is_refused_from_a_terminal(cli, refused, tmp
     assert "holds other stories" in refused(*ask, "--stories", tmp_path / "other.jsonl")
 
 
-def test_a_full_disk_for_the_index_is_one_line_and_leaves_nothing_half_written(on_small_disk, tmp_path):
+def test_a_full_disk_for_the_index_is_one_line_and_leaves_nothing_half_written(on_small_disk,
+                                                                               tmp_path):
     code, out, err = on_small_disk(PROMPT, "--index", tmp_path / "index")
     last = err.split("\n")[-2]
     assert code == 2 and out == "" and last.startswith("error: ") and "File too large" in last

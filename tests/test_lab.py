@@ -1,4 +1,5 @@
-"""The notebooks as students meet them: their copies, in a real JupyterLab in a real browser, outside the repository.
+"""The notebooks as students meet them: their copies, in a real JupyterLab in a real browser,
+outside the repository.
 
 Screenshots stay in tests/screenshots/.
 """
@@ -14,18 +15,19 @@ import time
 import urllib.request
 
 import pytest
+from helpers.classroom import student
+
 from builders import ROOT
 from exercises import unlike
-
-from helpers.classroom import student
 
 NAMES = sorted(path.stem for path in (ROOT / "notebooks").glob("0*.ipynb"))
 SHOTS = ROOT / "tests" / "screenshots"
 RUN, WAIT = 1800, 180  # seconds, against hanging only: for a notebook, for anything else
-PANEL = "from helpers.panel import Panel"  # begins the cell of notebook 08 that shows the panel
+PANEL = "from helpers.explorer import Panel"  # begins the cell of notebook 08 that shows the panel
 IDLE = "() => jupyterapp.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'"
 STATE = """() => {
-  const widget = jupyterapp.shell.currentWidget, cells = widget.content.model.cells, found = {counts: [], wrong: []};
+  const widget = jupyterapp.shell.currentWidget, cells = widget.content.model.cells;
+  const found = {counts: [], wrong: []};
   for (let i = 0; i < cells.length; i++) {
     const cell = cells.get(i);
     if (cell.type !== 'code') continue;
@@ -41,7 +43,8 @@ STATE = """() => {
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
-    """(address, token, folder) of a JupyterLab on the student copies, as the command writes them."""
+    """(address, token, folder) of a JupyterLab on the student copies, as the command writes
+    them."""
     there = tmp_path_factory.mktemp("lab")
     assert student.main([str(there)]) == 0
     with socket.socket() as free:
@@ -49,15 +52,18 @@ def lab(tmp_path_factory):
         port = free.getsockname()[1]
     token = secrets.token_hex(16)
     folders = {f"JUPYTER_{kind}_DIR": str(there / kind.lower()) for kind in ("CONFIG", "RUNTIME")}
-    command = [sys.executable, "-m", "jupyter", "lab", "--no-browser", "--allow-root", f"--ServerApp.port={port}",
-               "--ServerApp.port_retries=0", f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={there}",
+    command = [sys.executable, "-m", "jupyter", "lab", "--no-browser", "--allow-root",
+               f"--ServerApp.port={port}",
+               "--ServerApp.port_retries=0", f"--IdentityProvider.token={token}",
+               f"--ServerApp.root_dir={there}",
                "--LabApp.expose_app_in_browser=True", "--LabApp.news_url="]
     overrides = there / "config" / "labconfig"
     overrides.mkdir(parents=True)  # else a question about news lies over the page
     (overrides / "default_setting_overrides.json").write_text(
         '{"@jupyterlab/apputils-extension:notification": {"fetchNews": "false"}}')
     with (there / "log.txt").open("w") as log:
-        server = subprocess.Popen(command, cwd=there, env={**os.environ, **folders}, stdout=log, stderr=log,
+        server = subprocess.Popen(command, cwd=there, env={**os.environ, **folders}, stdout=log,
+                                  stderr=log,
                                   start_new_session=True)
     try:
         address, end = f"http://127.0.0.1:{port}", time.monotonic() + WAIT
@@ -66,7 +72,8 @@ def lab(tmp_path_factory):
                 urllib.request.urlopen(f"{address}/api").read()
                 break
             except OSError:
-                assert server.poll() is None and time.monotonic() < end, (there / "log.txt").read_text()[-3000:]
+                assert server.poll() is None, (there / "log.txt").read_text()[-3000:]
+                assert time.monotonic() < end, (there / "log.txt").read_text()[-3000:]
                 time.sleep(0.3)
         yield address, token, there
     finally:
@@ -75,15 +82,18 @@ def lab(tmp_path_factory):
 
 
 class Notebook:
-    """One notebook in a tab of its own, with everything the browser complained about in `problems`."""
+    """One notebook in a tab of its own, with everything the browser complained about in
+    `problems`."""
 
     def __init__(self, browser, lab, name, workspace=None):
         address, token, self.folder = lab
         self.name, self.problems = name, []
         self.tab = browser.new_page(viewport={"width": 1280, "height": 1400}, accept_downloads=True)
-        self.tab.on("console", lambda message: message.type == "error" and self.problems.append(message.text))
+        self.tab.on("console", lambda message: message.type == "error"
+                    and self.problems.append(message.text))
         self.tab.on("pageerror", lambda error: self.problems.append(str(error)))
-        self.tab.goto(f"{address}/lab/workspaces/{workspace or name}/tree/notebooks/{name}.ipynb?token={token}")
+        self.tab.goto(f"{address}/lab/workspaces/{workspace or name}/tree/notebooks/{name}.ipynb"
+                      f"?token={token}")
         self.tab.wait_for_selector(".jp-Notebook .jp-Cell", timeout=1000 * WAIT)
         self.tab.wait_for_function(IDLE, timeout=1000 * WAIT)
 
@@ -103,8 +113,10 @@ class Notebook:
         self.tab.evaluate(f"void jupyterapp.commands.execute('{name}')")
 
     def run_all(self):
-        """Runs every cell; the execution counts, None for a cell that was not reached, and the errors."""
-        self.command("notebook:clear-all-cell-outputs")  # what is stored shall not be taken for what was run
+        """Runs every cell; the execution counts, None for a cell that was not reached, and the
+        errors."""
+        # what is stored shall not be taken for what was run
+        self.command("notebook:clear-all-cell-outputs")
         self.command("notebook:run-all-cells")
         end = time.monotonic() + RUN
         while time.monotonic() < end:
@@ -121,22 +133,26 @@ class Notebook:
         """Selects the first cell that holds the text, and scrolls to it."""
         self.tab.evaluate("""text => {
           const notebook = jupyterapp.shell.currentWidget.content, cells = notebook.model.cells;
-          for (let i = 0; i < cells.length; i++) if (cells.get(i).sharedModel.source.includes(text)) {
-            notebook.activeCellIndex = i;
-            return notebook.scrollToItem(i, 'start');
-          }
+          for (let i = 0; i < cells.length; i++)
+            if (cells.get(i).sharedModel.source.includes(text)) {
+              notebook.activeCellIndex = i;
+              return notebook.scrollToItem(i, 'start');
+            }
         }""", text)
         time.sleep(1.5)
 
 
 def test_all_open(browser, lab):
-    """Each shows its title, and the browser has nothing to complain about. They share one kernel, which is idle."""
+    """Each shows its title, and the browser has nothing to complain about. They share one kernel,
+    which is idle."""
     with Notebook(browser, lab, NAMES[0], workspace="all") as notebook:
         for name in NAMES[1:]:
             notebook.tab.evaluate("""path => {
               const kernel = jupyterapp.shell.currentWidget.sessionContext.session.kernel.model;
-              jupyterapp.commands.execute('docmanager:open', {path, kernel}) }""", f"notebooks/{name}.ipynb")
-            titles = notebook.tab.locator(".jp-NotebookPanel:not(.lm-mod-hidden) .jp-RenderedHTMLCommon h1")
+              jupyterapp.commands.execute('docmanager:open', {path, kernel}) }""",
+                                  f"notebooks/{name}.ipynb")
+            titles = notebook.tab.locator(".jp-NotebookPanel:not(.lm-mod-hidden) "
+                                          ".jp-RenderedHTMLCommon h1")
             titles.filter(has_text=f"{name[:2]} · ").wait_for(timeout=1000 * WAIT)
             notebook.tab.wait_for_function(IDLE, timeout=1000 * WAIT)
         assert notebook.problems == []
@@ -144,7 +160,8 @@ def test_all_open(browser, lab):
 
 @pytest.mark.parametrize("name", [name for name in NAMES if not name.startswith("08")])
 def test_runs_all(browser, lab, name):
-    """An untouched copy, top to bottom: the first, all with RUN_ALL_NOTEBOOKS=1, for nbval runs the same cells."""
+    """An untouched copy, top to bottom: the first, all with RUN_ALL_NOTEBOOKS=1, for nbval runs the
+    same cells."""
     if not (name.startswith("01") or os.environ.get("RUN_ALL_NOTEBOOKS")):
         pytest.skip("a slow notebook: set RUN_ALL_NOTEBOOKS=1 to run it in the browser too")
     stored = json.loads((lab[2] / "notebooks" / f"{name}.ipynb").read_text("utf-8"))["cells"]
@@ -171,7 +188,8 @@ def answered(panel):
 
 
 def test_explorer(browser, lab):
-    """A question typed, one word of the answer, both signs, another method, a story looked up, the view saved."""
+    """A question typed, one word of the answer, both signs, another method, a story looked up, the
+    view saved."""
     with Notebook(browser, lab, "08_explorer") as notebook:
         counts, wrong = notebook.run_all()
         assert wrong == [] and counts == list(range(1, len(counts) + 1))
@@ -180,7 +198,8 @@ def test_explorer(browser, lab):
         panel.get_by_label("Prompt").fill("It was raining, and the frog said thank you")
         press(panel, "Ask")
         said = answered(panel)
-        assert re.fullmatch(r"Answered in \d+\.\d s, from 5,000 stories\. Tracked: 16 layers, .*\(50\.0%\)\.", said), said
+        assert re.fullmatch(r"Answered in \d+\.\d s, from 5,000 stories\. "
+                            r"Tracked: 16 layers, .*\(50\.0%\)\.", said), said
         print("first answer:", said)
         cards = panel.locator("article")
         assert cards.count() == 10 and "planted: teacher" in cards.first.inner_text()
@@ -194,7 +213,8 @@ def test_explorer(browser, lab):
         words.nth(1).click()  # one word less
         print("another choice of words:", answered(panel))
         marked = panel.locator("h2 mark").all_inner_texts()
-        assert len(marked) == words.count() - 1 and "".join(tokens).replace("␣", "") in whole.replace(" ", "")
+        assert len(marked) == words.count() - 1
+        assert "".join(tokens).replace("␣", "") in whole.replace(" ", "")
         press(panel, "all")
         answered(panel)
         assert panel.locator("h2 mark").count() == len(tokens)
@@ -210,14 +230,16 @@ def test_explorer(browser, lab):
         assert "dot product" in panel.locator("h2").first.inner_text()
         panel.get_by_label("beside it").select_option("TF-IDF")
         answered(panel)
-        assert panel.locator("section").count() == 2 and "cosine" in panel.locator("section").nth(1).inner_text()
+        assert panel.locator("section").count() == 2
+        assert "cosine" in panel.locator("section").nth(1).inner_text()
         notebook.tab.set_viewport_size({"width": 1280, "height": 2000})
         notebook.show(PANEL)
         notebook.shot("beside")
         panel.get_by_label("Why not this story?").fill("A frog <b>danced</b> in the snow.")
         press(panel, "Look it up")
         answered(panel)
-        assert "one copy of your text" in panel.inner_text() and "<b>danced</b>" in panel.inner_text()
+        assert "one copy of your text" in panel.inner_text()
+        assert "<b>danced</b>" in panel.inner_text()
 
         press(panel, "Save as HTML")
         assert answered(panel).startswith("Saved as influence-it-was-raining")
@@ -233,17 +255,20 @@ def test_explorer(browser, lab):
 
         panel.get_by_label("Prompt").fill("Once upon a time there was a little")
         press(panel, "Ask")
-        notebook.tab.evaluate("jupyterapp.shell.currentWidget.sessionContext.session.kernel.interrupt()")
+        notebook.tab.evaluate("jupyterapp.shell.currentWidget.sessionContext.session.kernel"
+                              ".interrupt()")
         assert re.match("Interrupted|Answered", answered(panel))
         panel.get_by_label("Prompt").fill("🐸 <script>alert(1)</script> مرحبا")
         panel.get_by_label("Completion").fill(" twice")
         press(panel, "Ask")
-        assert answered(panel).startswith("Answered") and "<script>" in panel.locator("h2").first.inner_text()
+        assert answered(panel).startswith("Answered")
+        assert "<script>" in panel.locator("h2").first.inner_text()
         panel.get_by_label("Prompt").fill("")
         press(panel, "Ask")
         assert answered(panel) == "the prompt is empty: give the beginning of a story."
 
-        notebook.command("notebook:clear-all-cell-outputs")  # a new kernel, and no more cells than the panel needs
+        # a new kernel, and no more cells than the panel needs
+        notebook.command("notebook:clear-all-cell-outputs")
         notebook.show(PANEL)
         notebook.command("notebook:restart-and-run-to-selected")
         notebook.tab.locator(".jp-Dialog .jp-mod-accept").click()

@@ -1,9 +1,11 @@
-"""Rules every stored notebook keeps; that its outputs are right is checked by nbval, which runs it."""
+"""Rules every stored notebook keeps; that its outputs are right is checked by nbval, which runs
+it."""
 import json
 import re
 import statistics
 
 import pytest
+
 from builders import ROOT
 from exercises import source, tags
 
@@ -39,7 +41,8 @@ def test_small_cells_small_file_no_machine_paths_no_widget_state(notebook):
     lengths = [len(source(cell).splitlines()) for cell in cells_of(content, "code")]
     assert max(lengths) <= 25 and statistics.median(lengths) <= 8
     assert path.stat().st_size < 2_000_000
-    assert not re.search(r"(?<![\w.])/(home|root|tmp|Users|work)/", path.read_text(encoding="utf-8"))
+    assert not re.search(r"(?<![\w.])/(home|root|tmp|Users|work)/",
+                         path.read_text(encoding="utf-8"))
     assert "widgets" not in content["metadata"]
 
 
@@ -60,19 +63,24 @@ def test_opens_with_aims_needs_and_times_and_closes_with_what_comes_next(noteboo
     path, content = notebook
     opening, text = source(content["cells"][0]), prose(content)
     assert opening.startswith(f"# {path.name[:2]} · ") and "**You will be able to**" in opening
-    assert re.search(r"\*\*You need first\*\*: \S", opening) and len(re.findall(r"^- [a-z]", opening, re.M)) >= 3
-    assert re.search(r"\d (minutes?|seconds) to run on two CPU cores, \d[\d.]* GB of memory at the peak", opening)
-    assert opening.splitlines()[-1].startswith("**On Colab**: ")  # tests/test_colab.py knows what it must say
+    assert re.search(r"\*\*You need first\*\*: \S", opening)
+    assert len(re.findall(r"^- [a-z]", opening, re.M)) >= 3
+    assert re.search(r"\d (minutes?|seconds) to run on two CPU cores, "
+                     r"\d[\d.]* GB of memory at the peak", opening)
+    # tests/test_colab.py knows what it must say
+    assert opening.splitlines()[-1].startswith("**On Colab**: ")
     assert "**Predict**" in text
     closing = ("## Summary", "## Limits", "**Further reading**:", "**Next**:")
-    assert all(text.count(part) == 1 for part in closing) and sorted(closing, key=text.index) == list(closing)
+    assert all(text.count(part) == 1 for part in closing)
+    assert sorted(closing, key=text.index) == list(closing)
 
 
 def test_the_stated_reading_time_is_that_of_its_words_and_exercises(notebook):
     opening, text = source(notebook[1]["cells"][0]), prose(notebook[1])
     (stated,) = map(int, re.findall(r"(\d+) minutes to read, exercises included", opening))
     exercises = sum(map(int, re.findall(r"^Difficulty .* · (\d+) minutes", text, re.M)))
-    code = "\n".join(source(cell) for cell in cells_of(notebook[1], "code") if "solution" not in tags(cell))
+    code = "\n".join(source(cell) for cell in cells_of(notebook[1], "code")
+                     if "solution" not in tags(cell))
     minutes = len(re.findall(r"\w[\w'’-]*", text + code)) / WORDS_A_MINUTE + exercises
     assert abs(stated - minutes) <= 0.1 * minutes, f"{minutes:.0f} minutes"
 
@@ -86,12 +94,14 @@ def test_explains_its_figures(notebook):
 
 def test_names_the_conventions(notebook):
     path, content = notebook
-    linked = any("01_influence_functions.ipynb#Conventions" in source(cell) for cell in content["cells"])
+    linked = any("01_influence_functions.ipynb#Conventions" in source(cell)
+                 for cell in content["cells"])
     assert linked or path.name.startswith("01")
 
 
 def test_most_text_is_compared(notebook):
-    """nbval compares text; only cells whose output rightly varies may opt out. Figures it cannot compare."""
+    """nbval compares text; only cells whose output rightly varies may opt out. Figures it cannot
+    compare."""
     cells = cells_of(notebook[1], "code")
     compared = [cell for cell in cells if "nbval-ignore-output" not in tags(cell)
                 and any(output.get("name") == "stdout" for output in cell["outputs"])]

@@ -11,6 +11,11 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from helpers import pictures
+from helpers.pictures import figures, pages, shades
+from helpers.pictures.text import columns
+from helpers.stories import InputError
+
 from builders import (
     HOSTILE_TOKENS,
     ROOT,
@@ -21,11 +26,6 @@ from builders import (
     result_of,
     tokens_of,
 )
-
-from helpers import pictures
-from helpers.pictures import figures, pages, shades
-from helpers.pictures.text import columns
-from helpers.stories import InputError
 
 ALLOWED = {"bdi": {"class", "dir", "style"}, "span": {"title", "style"}, "br": set()}
 

@@ -1,255 +1,18 @@
-"""helpers/stories.py: real files, and real models (tiny ones)."""
-import json
-import tempfile
-from pathlib import Path
-
+"""helpers/stories.py: tokens, batches, losses and queries, with small real models."""
 import pytest
 import torch
-from builders import REAL, TEXTS, complaint, jsonl, make_model, make_tokenizer, save_pickled
-
-from helpers import default_cache
 from helpers import stories as room
-from helpers.stories import InputError, Query, Story
+from helpers.stories import Query, Story
 
-PICKLES = torch.__version__ >= (2, 6)  # older ones cannot read a pytorch_model.bin safely, so it is refused
-needs_pickles = pytest.mark.skipif(not PICKLES, reason="this PyTorch cannot read a pytorch_model.bin safely")
+from builders import TEXTS, complaint, make_model, make_tokenizer
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def tokenizer():
     return make_tokenizer()
 
 
-@pytest.fixture(scope="session")
-def neo(tmp_path_factory, tokenizer):
-    """Folder of a tiny GPT-Neo with safetensors."""
-    folder = tmp_path_factory.mktemp("neo")
-    make_model().save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def pickled(tmp_path_factory, tokenizer):
-    """The same model as pytorch_model.bin, as TinyStories-1M has it."""
-    folder = tmp_path_factory.mktemp("pickled")
-    save_pickled(make_model(), folder)
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def loaded(neo):
-    return room.load_model(neo, "cpu")
-
-
-# ---------------------------------------------------------------- models
-
-@pytest.mark.parametrize("kind", ["neo", pytest.param("pickled", marks=needs_pickles)])
-def test_load_model_gives_the_saved_weights(kind, request, capfd):
-    folder = str(request.getfixturevalue(kind))
-    capfd.readouterr()  # what saving printed
-    model, tokenizer = room.load_model(folder, device="cpu")
-    assert capfd.readouterr() == ("", "")
-    assert not model.training and model.device.type == "cpu" and model.dtype == torch.float32
-    expected = make_model().state_dict()
-    assert model.state_dict().keys() == expected.keys()
-    assert all(torch.equal(value, expected[key]) for key, value in model.state_dict().items())
-    assert tokenizer("fox")["input_ids"] == make_tokenizer()("fox")["input_ids"]
-
-
-def test_half_precision_weights_are_loaded_as_float32(tmp_path, tokenizer):
-    make_model().to(torch.bfloat16).save_pretrained(tmp_path)
-    tokenizer.save_pretrained(tmp_path)
-    model, _ = room.load_model(tmp_path, "cpu")
-    assert {tensor.dtype for tensor in model.parameters()} == {torch.float32}
-
-
-def test_load_model_takes_gpt2_and_llama(tmp_path, tokenizer):
-    from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
-    configs = [GPT2Config(n_embd=16, n_layer=1, n_head=2, vocab_size=400, n_positions=32),
-               LlamaConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=24,
-                           vocab_size=400, max_position_embeddings=48)]
-    for config, context in zip(configs, (32, 48)):
-        AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / config.model_type)
-        tokenizer.save_pretrained(tmp_path / config.model_type)
-        model, _ = room.load_model(tmp_path / config.model_type, "cpu")
-        assert model.config.model_type == config.model_type and room.context_length(model) == context
-
-
-def test_device_auto_takes_the_best_there_is(neo):
-    best = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    assert room.load_model(neo)[0].device.type == best
-
-
-def test_bad_devices(neo):
-    assert "unknown device 'gpu'" in complaint(room.load_model, neo, "gpu")
-    for name, there in (("cuda", torch.cuda.is_available()), ("mps", torch.backends.mps.is_available())):
-        if not there:
-            assert f"no {name} device" in complaint(room.load_model, neo, name)
-
-
-def test_bad_folders(neo, tmp_path, tokenizer, capfd):
-    assert "no model folder" in complaint(room.load_model, str(tmp_path / "absent"))
-    assert "'not an id'" in complaint(room.load_model, "not an id")
-    assert "is a file" in complaint(room.load_model, str(neo / "config.json"))
-    assert "no config.json" in complaint(room.load_model, tmp_path)
-    make_model().config.save_pretrained(tmp_path)
-    assert "no weights" in complaint(room.load_model, tmp_path)
-    make_model().save_pretrained(tmp_path)
-    assert "no usable tokenizer" in complaint(room.load_model, tmp_path)
-    make_tokenizer().save_pretrained(tmp_path)
-    capfd.readouterr()  # what saving printed
-    room.load_model(tmp_path, "cpu")  # whole now: each complaint above was about what was missing
-    (tmp_path / "model.safetensors").write_bytes(b"not safetensors at all")
-    assert "cannot load the model" in complaint(room.load_model, tmp_path)
-    (tmp_path / "config.json").write_text('{"model_type": "no-such-architecture"}')
-    assert "cannot load the model" in complaint(room.load_model, tmp_path)
-    assert capfd.readouterr() == ("", "")
-
-
-def test_tokens_beyond_the_embedding(tmp_path):
-    """A pad token added without a row of its own pads with 0; written in a text, it is told."""
-    tokenizer, model = make_tokenizer(), make_model(vocab_size=len(make_tokenizer()))
-    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
-    model.save_pretrained(tmp_path)
-    tokenizer.save_pretrained(tmp_path)
-    assert tokenizer.pad_token_id == len(tokenizer) - 1 == len(make_tokenizer())
-    model, tokenizer = room.load_model(tmp_path, "cpu")
-    assert not tokenizer.pad_token_id
-    for texts in (TEXTS, [TEXTS[0], "fox " * 30 + "[PAD]"]):  # what is cut off does no harm
-        corpus = room.tokenise([Story(str(n), text) for n, text in enumerate(texts)], tokenizer, 20)
-        for batch in room.batches(corpus.ids, pad_id=tokenizer.pad_token_id or 0):
-            assert room.sequence_loss(model, batch).isfinite().all()
-    story = [Story("1", TEXTS[0]), Story("odd", "a fox[PAD]")]
-    assert "story 'odd' holds '[PAD]'" in complaint(room.tokenise, story, tokenizer, 20)
-    for query in (Query("a fox", "[PAD]"), Query("a [PAD] fox", " ran")):
-        assert "query holds '[PAD]'" in complaint(room.encode_query, tokenizer, query, 64)
-    assert "query holds '[PAD]'" in complaint(room.complete, model, tokenizer, "a fox [PAD]")
-
-
-class Bomb:
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return Path.touch, (self.path,)
-
-
-def test_pickled_code_and_remote_code_never_run(tmp_path, tokenizer):
-    fuse = tmp_path / "went-off"
-    folder = tmp_path / "model"
-    make_model().config.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    torch.save({"transformer.wte.weight": Bomb(fuse)}, folder / "pytorch_model.bin")
-    assert "model.safetensors" in complaint(room.load_model, folder)
-    assert not fuse.exists()
-    torch.load(folder / "pytorch_model.bin", weights_only=False)
-    assert fuse.exists()  # the trace that a trusting loader leaves
-    fuse.unlink()
-    (folder / "mine.py").write_text(f"from pathlib import Path\nPath({str(fuse)!r}).touch()\nclass C: pass\n")
-    (folder / "config.json").write_text(json.dumps({"model_type": "mine", "auto_map": {
-        "AutoConfig": "mine.C", "AutoModelForCausalLM": "mine.C"}}))
-    complaint(room.load_model, folder)
-    assert not fuse.exists()
-
-
-def test_positions_that_count_from_behind_the_padding():
-    import transformers
-    config = transformers.RobertaConfig(vocab_size=40, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=24,
-                                        max_position_embeddings=20, is_decoder=True)
-    model = transformers.RobertaForCausalLM(config).eval()
-    assert room.context_length(model) == 18
-    model(torch.full((1, 18), 5))
-    with pytest.raises((IndexError, RuntimeError)):
-        model(torch.full((1, 19), 5))
-
-
-def test_context_and_budget(loaded):
-    model, _ = loaded
-    assert room.context_length(model) == 64
-    assert room.positions_budget(model) == 2**26 // 400
-    assert room.positions_budget(model, floats=10) == 1
-
-
-# ---------------------------------------------------------------- stories
-
-def test_jsonl(tmp_path):
-    path = tmp_path / "s.jsonl"
-    path.write_bytes(b'\xef\xbb\xbf{"text": "A."}\r\n\n{"text": "B \\u201cx\\u201d", "id": "bee"}\n'
-                     b'{"text": null, "id": 7}\n{"text": 3, "id": null}\n{"text": "half \\ud83d pair"}')
-    assert room.load_stories(path) == [Story("1", "A."), Story("bee", "B “x”"), Story("7", ""), Story("5", ""),
-                                       Story("6", "half ? pair")]
-    assert room.load_stories(str(path), limit=2) == [Story("1", "A."), Story("bee", "B “x”")]
-
-
-def test_a_story_without_an_id_gives_way_to_one_that_has_it(tmp_path):
-    path = tmp_path / "s.jsonl"
-    for lines, names in (([{"id": None}, {"id": 1}], ["line 1", "1"]), ([{"id": 2}, {}], ["2", "line 2"]), ([{}, {}], ["1", "2"])):
-        jsonl(path, [{"text": "a fox", **line} for line in lines])
-        assert [story.id for story in room.load_stories(path)] == names
-
-
-def test_txt(tmp_path):
-    path = tmp_path / "s.TXT"
-    path.write_bytes("\ufeffOne.\r\nStill one. <|endoftext|>\n\n<|endoftext|>Two.<|endoftext|>Thrée".encode())
-    assert room.load_stories(path) == [Story("1", "One.\nStill one."), Story("2", "Two."), Story("3", "Thrée")]
-    assert room.load_stories(path, limit=1) == [Story("1", "One.\nStill one.")]
-
-
-def test_limit_reads_no_further(tmp_path):
-    lines, text = tmp_path / "s.jsonl", tmp_path / "s.txt"
-    lines.write_text('{"text": "A"}\n{"text": "B"}\nbroken\n')
-    text.write_bytes(b"A<|endoftext|>\nB<|endoftext|>\n\xff\n")
-    for path in (lines, text):
-        assert [story.text for story in room.load_stories(path, limit=2)] == ["A", "B"]
-        assert "line 3" in complaint(room.load_stories, path)
-
-
-def test_bad_story_sources(tmp_path):
-    (tmp_path / "s.csv").write_text("text\na\n")
-    (tmp_path / "blank.txt").write_text(" \n<|endoftext|>\n")
-    (tmp_path / "folder.jsonl").mkdir()
-    assert "No such file" in complaint(room.load_stories, tmp_path / "absent.jsonl")
-    assert "cannot read" in complaint(room.load_stories, tmp_path / "folder.jsonl")
-    for name in (tmp_path, tmp_path / "s.csv", tmp_path / "absent"):
-        assert "FILE.jsonl" in (message := complaint(room.load_stories, name)) and "FILE.txt" in message
-    assert "no stories" in complaint(room.load_stories, tmp_path / "blank.txt")
-    assert "limit is 0" in complaint(room.load_stories, tmp_path / "s.jsonl", limit=0)
-
-
-def test_without_a_home_no_folder_is_called_tilde(monkeypatch, tmp_path):
-    import pwd
-    monkeypatch.delenv("HOME")
-    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    monkeypatch.setattr(pwd, "getpwuid", {}.__getitem__)  # raises KeyError, as for a user without an entry
-    monkeypatch.chdir(tmp_path)
-    assert Path(default_cache()).parent == Path(tempfile.gettempdir())
-    assert "nothing says where ~ is" in complaint(room.local_path, "~/cache")
-    Path("~").mkdir()
-    assert room.local_path("~/cache") == Path("~/cache")  # somebody's own folder of that name
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert room.local_path("~/cache") == tmp_path / "cache" and default_cache().startswith(str(tmp_path))
-
-
-@pytest.mark.parametrize("text", ["a fox ran home. " * 20, "/a/" + "b" * 300, "x" * 300 + ".jsonl", "x" * 300 + ".txt",
-                                  "~nobody/x.txt"])
-def test_a_text_in_place_of_a_path(text):
-    for call in (room.load_model, room.load_stories):
-        with pytest.raises(InputError):
-            call(text)
-
-
-def test_a_closed_folder(monkeypatch, tmp_path):
-    """As for a user without rights; root, as whom tests may run, has them everywhere."""
-    def closed(*_, **__):
-        raise PermissionError(13, "Permission denied")
-    monkeypatch.setattr("os.stat", closed)
-    assert "no model folder" in complaint(room.load_model, str(tmp_path / "mine"))
-    assert "does not exist" in complaint(room.load_stories, str(tmp_path / "mine"))
-
-
-# ---------------------------------------------------------------- tokens
+# -- tokens ----------------------------------------------------------------------------------------
 
 def test_tokenise_counts_what_it_skips_and_cuts(tokenizer, caplog, capfd):
     texts = [TEXTS[0], "", " \n ", "a", TEXTS[1], "fox " * 4000]
@@ -272,18 +35,20 @@ def test_tokenise_keeps_the_template(tokenizer):
 
 
 def test_tokenise_refuses_nothing(tokenizer):
-    assert "none of the 2 stories" in complaint(room.tokenise, [Story("1", ""), Story("2", "a")], tokenizer, 9)
+    assert "none of the 2 stories" in complaint(room.tokenise, [Story("1", ""), Story("2", "a")],
+                                                tokenizer, 9)
     assert "none of the 0 stories" in complaint(room.tokenise, [], tokenizer, 9)
     assert "max_tokens is 1" in complaint(room.tokenise, [Story("1", TEXTS[0])], tokenizer, 1)
 
 
 def test_batch_tensors():
-    one, = room.batches([[5, 6, 7, 8], [9, 4]], pad_id=3)
+    one, = room.batches([[5, 6, 7, 8], [9, 4]])
     assert one.index == [1, 0]
-    assert one.input_ids.tolist() == [[9, 4, 3, 3], [5, 6, 7, 8]]
+    assert one.input_ids.tolist() == [[9, 4, 0, 0], [5, 6, 7, 8]]
     assert one.mask.tolist() == [[True, True, False, False], [True] * 4]
     assert one.labels.tolist() == [[4, -100, -100, -100], [6, 7, 8, -100]]
-    assert (one.input_ids.dtype, one.mask.dtype, one.labels.dtype) == (torch.long, torch.bool, torch.long)
+    assert (one.input_ids.dtype, one.mask.dtype, one.labels.dtype) == (torch.long, torch.bool,
+                                                                       torch.long)
 
 
 def test_batches_cover_everything_within_their_bounds():
@@ -304,17 +69,19 @@ def test_batches_cover_everything_within_their_bounds():
     assert list(room.batches([])) == []
 
 
-def test_sequence_loss_is_the_summed_loss_of_each_story_alone(loaded):
-    model, tokenizer = loaded
+def test_sequence_loss_is_the_summed_loss_of_each_story_alone(tokenizer):
+    model = make_model()
     corpus = room.tokenise([Story(str(n), text) for n, text in enumerate(TEXTS)], tokenizer, 64)
-    batch, = room.batches(corpus.ids, pad_id=7)
+    batch, = room.batches(corpus.ids)
     losses = room.sequence_loss(model, batch)
     assert losses.shape == (3,) and losses.requires_grad
     for row, loss in zip(batch.index, losses):
         ids = corpus.ids[row]
         alone = 0.0
-        for t in range(len(ids) - 1):  # every prefix by itself: no batch, no padding, no shifted labels
-            alone -= model(torch.tensor([ids[:t + 1]])).logits[0, -1].log_softmax(-1)[ids[t + 1]].item()
+        # every prefix by itself: no batch, no padding, no shifted labels
+        for t in range(len(ids) - 1):
+            logits = model(torch.tensor([ids[:t + 1]])).logits[0, -1]
+            alone -= logits.log_softmax(-1)[ids[t + 1]].item()
         assert loss.item() == pytest.approx(alone, rel=1e-4)
 
 
@@ -324,14 +91,15 @@ def test_token_texts_read_as_the_text(tokenizer):
         pieces = room.token_texts(tokenizer, ids)
         assert len(pieces) == len(ids) and "".join(pieces) == text
     ids = tokenizer("tea 🦊 cup")["input_ids"]
-    pieces = room.token_texts(tokenizer, ids)  # the fox was not in the training text: four single bytes
+    # the fox was not in the training text: four single bytes
+    pieces = room.token_texts(tokenizer, ids)
     assert len(pieces) == len(ids) and pieces.count("�") >= 2
     assert "".join(pieces).startswith("tea ") and "".join(pieces).endswith(" cup")
     assert room.token_texts(tokenizer, [0, *tokenizer("a fox")["input_ids"]])[0] == "<|endoftext|>"
     assert room.token_texts(tokenizer, []) == []
 
 
-# ---------------------------------------------------------------- queries
+# -- queries ---------------------------------------------------------------------------------------
 
 def test_encode_query_finds_the_completion(tokenizer):
     prompt, completion = "Once upon a time there was a", " little fox"
@@ -346,14 +114,16 @@ def test_encode_query_where_prompt_and_completion_merge(tokenizer):
     for prompt, completion in (("Once upon a ", "time"), ("Once upon a ti", "me")):
         ids, start = room.encode_query(tokenizer, Query(prompt, completion), 64)
         assert ids == together
-        assert tokenizer.decode(ids[:start]) == "Once upon a" and tokenizer.decode(ids[start:]) == " time"
+        assert tokenizer.decode(ids[:start]) == "Once upon a"
+        assert tokenizer.decode(ids[start:]) == " time"
 
 
 def test_encode_query_leaves_out_the_closing_token(tokenizer):
     closed = make_tokenizer(bos_eos=True)
     assert closed("a fox")["input_ids"][-1] == closed.eos_token_id
     ids, start = room.encode_query(closed, Query("a", " fox"), 64)
-    assert ids == [0, *tokenizer("a fox")["input_ids"]] and ids[start:] == tokenizer(" fox")["input_ids"]
+    assert ids == [0, *tokenizer("a fox")["input_ids"]]
+    assert ids[start:] == tokenizer(" fox")["input_ids"]
     ids, start = room.encode_query(closed, Query("a fox", "<|endoftext|>"), 64)
     assert ids[start:] == [closed.eos_token_id]  # written by the user, so it stays
     ids, start = room.encode_query(tokenizer, Query("a fox", "<|endoftext|>"), 64)
@@ -366,7 +136,8 @@ def test_bad_queries(tokenizer):
     assert "prompt is empty" in ask("", " fox") and "prompt is empty" in ask(" \n", " fox")
     for completion in (None, "", "  "):
         assert "completion is empty" in ask("a fox", completion)
-    word = min(word for word in tokenizer.get_vocab() if word.isalpha() and word.isascii() and len(word) > 1)
+    word = min(word for word in tokenizer.get_vocab() if word.isalpha() and word.isascii()
+               and len(word) > 1)
     assert len(tokenizer(word)["input_ids"]) == 1
     assert "nothing stands before" in ask(word[0], word[1:])
     long, start = room.encode_query(tokenizer, Query(TEXTS[0], " fox"), 64)
@@ -377,98 +148,3 @@ def test_bad_queries(tokenizer):
     deaf = make_tokenizer()
     deaf.backend_tokenizer.normalizer = normalizers.Replace("#", "")
     assert "gives no token" in complaint(room.encode_query, deaf, Query("a fox", "##"), 64)
-    assert "not valid Unicode" in ask("a fo\udce9", " b")
-
-
-def notes_on(tokenizer, prompt, completion, **typed):
-    query = Query(prompt, completion)
-    return room.query_notes(tokenizer, query, *room.encode_query(tokenizer, query, 64), **typed)
-
-
-def test_what_is_scored_is_what_was_typed(tokenizer):
-    ids, start = room.encode_query(tokenizer, Query("It was 19", "84"), 64)
-    assert tokenizer.decode(ids) == "It was 1984" and tokenizer.decode(ids[start:]) == "84"
-    for prompt, completion in (("It was 19", "84"), ("从前有一只小", "狐狸"), ("กาลครั้ง", "หนึ่ง"), ("a fox", "."), ("a", " fox"), ("He said “", "Look")):
-        ids, start = room.encode_query(tokenizer, Query(prompt, completion), 64)
-        assert tokenizer.decode(ids) == prompt + completion and not notes_on(tokenizer, prompt, completion)
-    (note,) = notes_on(tokenizer, "He liked the", "windmill")
-    assert '"the" and "windmill"' in note and '" windmill"' in note
-    assert not notes_on(tokenizer, "He liked the", "windmill", typed=False)  # the model's own: nothing was meant otherwise
-
-
-def test_tokens_across_the_border_are_named(tokenizer):
-    for prompt, completion, scored in (("Once upon a ", "time", "' time'"), ("Once upon a ti", "me", "' time'")):
-        note = notes_on(tokenizer, prompt, completion)[-1]
-        assert "end of the prompt" in note and f"in {scored}:" in note
-        assert notes_on(tokenizer, prompt, completion, typed=False) == [note]
-
-
-def test_load_queries(tmp_path):
-    path = tmp_path / "q.jsonl"
-    path.write_text('{"prompt": "in the", "completion": "mill"}\n\n{"prompt": "on a"}\n', encoding="utf-8")
-    assert room.load_queries(path) == [Query("in the", "mill"), Query("on a", None)]
-    cases = {"": "no queries", '{"prompt": "a"}\n{"completion": "b"}': 'line 2 has no "prompt"',
-             '{"prompt": " "}': 'line 1: "prompt"', '{"prompt": "a", "completion": 3}': 'line 1: "completion"',
-             '{"prompt": "a", "completion": ""}': 'line 1: "completion"', "in the mill": "line 1 is not JSON"}
-    for content, where in cases.items():
-        path.write_text(content)
-        assert where in complaint(room.load_queries, path)
-    assert "No such file" in complaint(room.load_queries, tmp_path / "absent.jsonl")
-
-
-@pytest.fixture(scope="module")
-def parrot(tokenizer):
-    """A model that knows one text by heart, with the end-of-text token after "windmill" and more behind it."""
-    model = make_model(hidden_size=32)
-    ids = torch.tensor([tokenizer(TEXTS[0][:-1] + "<|endoftext|> by the sea")["input_ids"]])
-    optimiser = torch.optim.Adam(model.parameters(), lr=1e-2)
-    for _ in range(80):
-        optimiser.zero_grad()
-        loss = torch.nn.functional.cross_entropy(model(ids[:, :-1]).logits[0], ids[0, 1:])
-        loss.backward()
-        optimiser.step()
-    assert loss.item() < 0.05
-    return model.eval()
-
-
-def test_complete_stops_where_it_should(parrot, tokenizer):
-    first = "Once upon a time there was a little fox named Tom"
-    assert room.complete(parrot, tokenizer, first[:35], 40) == " fox named Tom"  # the sentence's end
-    assert room.complete(parrot, tokenizer, first + ". He liked the") == " windmill"  # the text's end
-    short = room.complete(parrot, tokenizer, "Once upon a", max_new_tokens=2)
-    assert first.startswith("Once upon a" + short) and 1 <= len(tokenizer(short)["input_ids"]) <= 2
-    for prompt in (first, first + ". He liked the windmill"):  # it writes "." or the end of the text at once
-        assert "the model ends the story" in complaint(room.complete, parrot, tokenizer, prompt)
-
-
-def test_complete_keeps_to_the_context(loaded):
-    model, tokenizer = loaded
-    full = tokenizer.decode(tokenizer("fox " * 200)["input_ids"][:64])
-    message = complaint(room.complete, model, tokenizer, full + " fox")
-    assert "64" in message and "shorten" in message
-    assert "prompt is empty" in complaint(room.complete, model, tokenizer, " ")
-
-
-# ---------------------------------------------------------------- the real thing
-
-@pytest.mark.slow
-@pytest.mark.skipif(not REAL.is_dir(), reason="no ../shared/real beside the repository (not part of it)")
-def test_real_model_and_stories():
-    model, tokenizer = room.load_model(str(REAL / "stories260K-hf"), "cpu")
-    stories = room.load_stories(str(REAL / "tinystories.jsonl"))
-    corpus = room.tokenise(stories, tokenizer, room.context_length(model))
-    assert len(corpus) + corpus.skipped == len(stories) == 2000 and corpus.truncated > 100
-    assert all(ids[0] == tokenizer.bos_token_id for ids in corpus.ids)
-    with torch.no_grad():
-        picked = list(room.batches(corpus.ids[500:600], max_positions=room.positions_budget(model)))
-        loss = sum(room.sequence_loss(model, batch).sum() for batch in picked)
-    targets = sum(int((batch.labels != -100).sum()) for batch in picked)
-    assert loss / targets == pytest.approx(1.31, abs=0.05)  # the folder's own figure, on 1,500 stories
-    story = next(index for index in range(500, 600) if "  " not in stories[index].text)
-    pieces = room.token_texts(tokenizer, corpus.ids[story])
-    assert pieces[0] == "<s>" and stories[story].text.startswith("".join(pieces[1:]))
-    assert "".join(pieces[1:50]).count(" ") > 20
-    completion = room.complete(model, tokenizer, "Once upon a time, there was a little girl named")
-    assert completion.startswith(" ") and completion.strip().isprintable()
-    ids, start = room.encode_query(tokenizer, Query("One day, a little girl named", " Lily"), 512)
-    assert "".join(room.token_texts(tokenizer, ids)[start:]) == " Lily" and ids[0] == tokenizer.bos_token_id
