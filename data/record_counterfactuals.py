@@ -15,13 +15,8 @@ from pathlib import Path
 import torch
 from record_planted import HERE, MADE_FROM, begin, staged
 
-from helpers.influence import (
-    input_token_influence,
-    loss_slopes,
-    query_gradients,
-    sequence_scores,
-    tokenwise,
-)
+from helpers.influence import (input_token_influence, loss_slopes, query_gradients, sequence_scores,
+                               tokenwise)
 from helpers.sources import load_planted
 from helpers.sources.records import save_record
 from helpers.stories import Query, encode_query, padded

@@ -33,13 +33,8 @@ import transformers
 from builders import ADVICE, PROMPT, ROOT, jsonl, made_up, make_tokenizer
 from machines import load, save
 from safetensors.torch import load_file
-from transformers import (
-    CONFIG_MAPPING,
-    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
-    AutoModelForCausalLM,
-    AutoModelForImageTextToText,
-    AutoTokenizer,
-)
+from transformers import (CONFIG_MAPPING, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+                          AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer)
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.pytorch_utils import Conv1D
 

@@ -18,19 +18,8 @@ from helpers.terminal.options import build_parser, out_of_memory
 from helpers.terminal.setting import Setting, _gradients, batch_note
 from safetensors.torch import load_file
 
-from builders import (
-    PROMPT,
-    REAL,
-    ROOT,
-    close,
-    command,
-    jsonl,
-    made_up,
-    make_model,
-    make_tokenizer,
-    save_model,
-    snapshot,
-)
+from builders import (PROMPT, REAL, ROOT, close, command, jsonl, made_up, make_model,
+                      make_tokenizer, save_model, snapshot)
 
 KEYS = ["model", "stories", "method", "n_train", "unit", "damping", "tracked", "queries"]
 ENTRY_KEYS = ["rank", "index", "id", "text", "influence", "layers", "tokens"]

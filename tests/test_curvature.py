@@ -4,30 +4,14 @@ from functools import partial
 
 import pytest
 import torch
-from builders import (
-    ROUNDING,
-    VOCABULARY,
-    autograd_gradient,
-    language_model_fisher,
-    random_ids,
-    relative,
-    softmax_hessian,
-    tiny_model,
-)
+from builders import (ROUNDING, VOCABULARY, autograd_gradient, language_model_fisher, random_ids,
+                      relative, softmax_hessian, tiny_model)
 from torch import nn
 from transformers import AutoModelForCausalLM
 
 from helpers.capture import Capture, find_layers, shape
-from helpers.curvature import (
-    EKFAC,
-    KFAC,
-    Identity,
-    corrected,
-    covariances,
-    pseudo_gradients,
-    sampled_labels,
-    second_moments,
-)
+from helpers.curvature import (EKFAC, KFAC, Identity, corrected, covariances, pseudo_gradients,
+                               sampled_labels, second_moments)
 from helpers.stories import Batch, InputError, batches
 from helpers.terminal.kept import cache_key, load_blocks, model_key, save_blocks
 

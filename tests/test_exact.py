@@ -8,19 +8,9 @@ from torch import nn
 
 from helpers.capture import find_layers
 from helpers.curvature import EKFAC, KFAC, Diagonal, Identity, Layerwise, pseudo_gradients
-from helpers.exact import (
-    BlockDiagonal,
-    Dense,
-    GaussNewton,
-    Hessian,
-    as_parameters,
-    conjugate_gradients,
-    flatten,
-    neumann,
-    preconditioned,
-    unflatten,
-    weights,
-)
+from helpers.exact import (BlockDiagonal, Dense, GaussNewton, Hessian, as_parameters,
+                           conjugate_gradients, flatten, neumann, preconditioned, unflatten,
+                           weights)
 from helpers.stories import batches, logits_of, vector_batch
 
 DAMPING = 0.05

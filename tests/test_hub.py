@@ -15,17 +15,8 @@ import pytest
 import torch
 
 import hub
-from builders import (
-    ADVICE,
-    ROOT,
-    close,
-    jsonl,
-    made_up,
-    make_model,
-    make_tokenizer,
-    save_model,
-    save_pickled,
-)
+from builders import (ADVICE, ROOT, close, jsonl, made_up, make_model, make_tokenizer, save_model,
+                      save_pickled)
 
 pytestmark = pytest.mark.slow
 

@@ -16,16 +16,7 @@ from helpers.sources.files import save_tensors
 from helpers.terminal import kept
 from safetensors.torch import load_file
 
-from builders import (
-    PROMPT,
-    ROOT,
-    close,
-    command,
-    jsonl,
-    made_up,
-    make_tokenizer,
-    visible,
-)
+from builders import (PROMPT, ROOT, close, command, jsonl, made_up, make_tokenizer, visible)
 
 ASK = (PROMPT, "--completion", " fox")
 

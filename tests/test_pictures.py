@@ -16,16 +16,8 @@ from helpers.pictures import figures, pages, shades
 from helpers.pictures.text import columns
 from helpers.stories import InputError
 
-from builders import (
-    HOSTILE_TOKENS,
-    ROOT,
-    Parsed,
-    contrast,
-    entry_of,
-    query_of,
-    result_of,
-    tokens_of,
-)
+from builders import (HOSTILE_TOKENS, ROOT, Parsed, contrast, entry_of, query_of, result_of,
+                      tokens_of)
 
 ALLOWED = {"bdi": {"class", "dir", "style"}, "span": {"title", "style"}, "br": set()}
 

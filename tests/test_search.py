@@ -23,19 +23,8 @@ from helpers.terminal.index import Index, fast_products, open_index
 from helpers.terminal.setting import Setting
 from safetensors.torch import load_file, save_file
 
-from builders import (
-    HOSTILE,
-    PROMPT,
-    QUERIES,
-    autograd_gradient,
-    loss_of,
-    made_up,
-    make_model,
-    make_tokenizer,
-    query_loss,
-    random_ids,
-    tiny_model,
-)
+from builders import (HOSTILE, PROMPT, QUERIES, autograd_gradient, loss_of, made_up, make_model,
+                      make_tokenizer, query_loss, random_ids, tiny_model)
 
 FROM_DATA = partial(pseudo_gradients, labels="data")
 

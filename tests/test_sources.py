@@ -6,31 +6,15 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import default_cache, stories
-from helpers.sources import (
-    complete,
-    context_length,
-    fuse,
-    load_model,
-    load_queries,
-    load_stories,
-    read_corpus,
-    read_query,
-)
+from helpers.sources import (complete, context_length, fuse, load_model, load_queries, load_stories,
+                             read_corpus, read_query)
 from helpers.sources.attention import FusedAttention
 from helpers.sources.files import local_path
 from helpers.sources.texts import query_notes
 from helpers.stories import InputError, Query, Story, encode_query, token_texts
 
-from builders import (
-    REAL,
-    TEXTS,
-    complaint,
-    jsonl,
-    make_model,
-    make_tokenizer,
-    save_pickled,
-    tiny_model,
-)
+from builders import (REAL, TEXTS, complaint, jsonl, make_model, make_tokenizer, save_pickled,
+                      tiny_model)
 
 # older ones cannot read a pytorch_model.bin safely, so it is refused
 PICKLES = torch.__version__ >= (2, 6)

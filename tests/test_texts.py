@@ -15,19 +15,8 @@ from urllib.parse import unquote, urlsplit
 import pytest
 
 from builders import ROOT
-from documents import (
-    MARKDOWN,
-    NOTEBOOKS,
-    SOURCES,
-    Passage,
-    blanked,
-    formulas,
-    passages,
-    prose,
-    sections,
-    text,
-    without_code,
-)
+from documents import (MARKDOWN, NOTEBOOKS, SOURCES, Passage, blanked, formulas, passages, prose,
+                       sections, text, without_code)
 
 GLOSSARY = ROOT / "notebooks" / "GLOSSARY.md"
 READ = [passage for path in [*MARKDOWN, *NOTEBOOKS] for passage in passages(path)]
