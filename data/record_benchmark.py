@@ -291,7 +291,7 @@ def labelled_task(names):
 
 
 def their_analyzer(work, fused):
-    """(analyzer, task, training rows as `collated` takes them)."""
+    """(kronfluence's `Analyzer`, task, training rows as `collated` takes them)."""
     from kronfluence.analyzer import Analyzer, prepare_model
     from kronfluence.utils.dataset import DataLoaderKwargs
     warnings.filterwarnings("ignore", category=FutureWarning, module="kronfluence")

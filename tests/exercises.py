@@ -1,4 +1,5 @@
-"""The exercises of the notebooks: solution cells, notebooks with all solutions pasted in, runs, a check's verdict."""
+"""The exercises of the notebooks: solution cells, notebooks with all solutions pasted in, runs, a
+check's verdict."""
 import contextlib
 import copy
 import io
@@ -43,16 +44,21 @@ def run_all(content: dict, folder: Path, **options):
     import nbformat
     from nbclient import NotebookClient
     ran = nbformat.reads(json.dumps(content), as_version=4)
-    NotebookClient(ran, timeout=900, resources={"metadata": {"path": str(folder)}}).execute(**options)
+    NotebookClient(ran, timeout=900, resources={"metadata": {"path": str(folder)}}).execute(
+        **options
+    )
     return ran
 
 
 def printed(cell) -> str:
-    return "".join("".join(output["text"]) for output in cell["outputs"] if output["output_type"] == "stream")
+    return "".join(
+        "".join(output["text"]) for output in cell["outputs"] if output["output_type"] == "stream"
+    )
 
 
 def unlike(ran, stored, solved: bool) -> list[tuple[str, str]]:
-    """(cell, what it printed) where it is not as stored, up to rounding, or, if all is solved, a check objects."""
+    """(cell, what it printed) where it is not as stored, up to rounding, or, if all is solved, a
+    check objects."""
     found = []
     for now, then in zip(ran, stored):
         if now["cell_type"] == "code" and "nbval-ignore-output" not in tags(then):
@@ -63,7 +69,8 @@ def unlike(ran, stored, solved: bool) -> list[tuple[str, str]]:
 
 
 def solution(number: str, name: str):
-    """The function `<name>_solution` of notebook `number`, run with nothing but torch and the checks at hand."""
+    """The function `<name>_solution` of notebook `number`, run with nothing but torch and the
+    checks at hand."""
     import torch
 
     from helpers import checks
@@ -88,13 +95,15 @@ def variants(answer) -> dict:
 
     def over(change, value):
         """`change` of every tensor in a result or among arguments."""
-        if isinstance(value, (tuple, list)):
+        if isinstance(value, tuple | list):
             return type(value)(over(change, part) for part in value)
         return change(value) if isinstance(value, torch.Tensor) else value
 
+    def single(part):
+        return part.float() if part.dtype == torch.float64 else part
+
     def spoil(part):
-        part.zero_() if not part.requires_grad else None
-        return part
+        return part if part.requires_grad else part.zero_()
 
     def spoiling(*arguments):
         result = over(torch.clone, answer(*arguments))
@@ -107,21 +116,19 @@ def variants(answer) -> dict:
         torch.set_default_dtype(torch.float64)
         return result
 
-    single = lambda part: part.float() if part.dtype == torch.float64 else part
-    lists = lambda part: part.detach().tolist()
-    arrays = lambda part: part.detach().numpy()
-    mirrored = lambda part: np.flip(np.flip(part.detach().numpy()).copy())  # negative strides, the right numbers
-    strided = lambda part: torch.stack([part, part], -1)[..., 0]
-    tracked = lambda part: part.detach().requires_grad_() if part.is_floating_point() else part
+    changes = {
+        "result in float32": single,
+        "lists": lambda part: part.detach().tolist(),
+        "arrays": lambda part: part.detach().numpy(),
+        "arrays with negative strides": lambda part: np.flip(np.flip(part.detach().numpy()).copy()),
+        "not contiguous": lambda part: torch.stack([part, part], -1)[..., 0],
+        "still tied to a graph": lambda part: part.detach().requires_grad_(part.is_floating_point()),
+    }
+    changed = {label: lambda *given, change=change: over(change, answer(*given))
+               for label, change in changes.items()}
     return {
-        "as it is": answer,
-        "result in float32": lambda *given: over(single, answer(*given)),
+        "as it is": answer, **changed,
         "worked in float32": lambda *given: answer(*over(single, given)),
-        "lists": lambda *given: over(lists, answer(*given)),
-        "arrays": lambda *given: over(arrays, answer(*given)),
-        "arrays with negative strides": lambda *given: over(mirrored, answer(*given)),
-        "not contiguous": lambda *given: over(strided, answer(*given)),
-        "still tied to a graph": lambda *given: over(tracked, answer(*given)),
         "overwrites its inputs": spoiling,
         "leaves switches behind": leaving,
         "without gradients": torch.no_grad()(answer),

@@ -1,8 +1,9 @@
 """A small Hugging Face Hub on the loopback interface, for tests without a network.
 
-`with serve(models={"owner/name": folder}, datasets={…}) as endpoint:` answers what transformers, datasets and
-huggingface_hub ask when HF_ENDPOINT names it: repository information, file trees, files with ETag and ranges, and
-the Hub's own error codes. HF_ENDPOINT is read at import, so ask from a fresh process with `environment(endpoint, …)`.
+`with serve(models={"owner/name": folder}, datasets={…}) as endpoint:` answers what transformers,
+datasets and huggingface_hub ask when HF_ENDPOINT names it: repository information, file trees,
+files with ETag and ranges, and the Hub's own error codes. HF_ENDPOINT is read at import, so ask
+from a fresh process with `environment(endpoint, …)`.
 """
 import hashlib
 import json
@@ -29,7 +30,10 @@ class Request(NamedTuple):
 
 
 class Endpoint(str):
-    """The server's URL; `log` lists every Request answered so far, or of a silent one every connection."""
+    """The server's URL.
+
+    `log` lists every Request answered so far, or of a silent one every connection.
+    """
     log: list
 
 
@@ -40,22 +44,49 @@ class Repository:
         self.name, self.gated, self.root = name, gated, Path(folder)
         self.files = {path.relative_to(self.root).as_posix(): path
                       for path in sorted(self.root.rglob("*")) if path.is_file()}
-        self.oids = {name: hashlib.sha1(path.read_bytes()).hexdigest() for name, path in self.files.items()}
+        self.oids = {
+            name: hashlib.sha1(path.read_bytes()).hexdigest() for name, path in self.files.items()
+        }
         self.commit = hashlib.sha1(repr((name, self.oids)).encode()).hexdigest()
 
     def info(self):
-        return {"id": self.name, "modelId": self.name, "sha": self.commit, "private": False, "disabled": False,
-                "gated": "auto" if self.gated else False, "tags": [], "downloads": 0, "likes": 0,
-                "lastModified": "2024-01-01T00:00:00.000Z", "createdAt": "2024-01-01T00:00:00.000Z",
-                "siblings": [{"rfilename": name} for name in self.files]}
+        return {
+            "id": self.name,
+            "modelId": self.name,
+            "sha": self.commit,
+            "private": False,
+            "disabled": False,
+            "gated": "auto" if self.gated else False,
+            "tags": [],
+            "downloads": 0,
+            "likes": 0,
+            "lastModified": "2024-01-01T00:00:00.000Z",
+            "createdAt": "2024-01-01T00:00:00.000Z",
+            "siblings": [{"rfilename": name} for name in self.files],
+        }
 
     def entry(self, name):
         if name in self.files:
-            return {"type": "file", "path": name, "size": self.files[name].stat().st_size, "oid": self.oids[name]}
-        return {"type": "directory", "path": name, "size": 0, "oid": hashlib.sha1(name.encode()).hexdigest()}
+            return {
+                "type": "file",
+                "path": name,
+                "size": self.files[name].stat().st_size,
+                "oid": self.oids[name],
+            }
+        return {
+            "type": "directory",
+            "path": name,
+            "size": 0,
+            "oid": hashlib.sha1(name.encode()).hexdigest(),
+        }
 
     def folders(self):
-        return {parent.as_posix() for name in self.files for parent in Path(name).parents if parent.as_posix() != "."}
+        return {
+            parent.as_posix()
+            for name in self.files
+            for parent in Path(name).parents
+            if parent.as_posix() != "."
+        }
 
     def tree(self, folder, recursive):
         """Entries below `folder`, None if there is no such folder."""
@@ -90,7 +121,9 @@ class Handler(BaseHTTPRequestHandler):
             return self.reply(200, repository.info())
         if what == "paths-info":
             known = {*repository.files, *repository.folders()}
-            return self.reply(200, [repository.entry(path) for path in self.asked_paths(body) if path in known])
+            return self.reply(
+                200, [repository.entry(path) for path in self.asked_paths(body) if path in known]
+            )
         entries = repository.tree(unquote(folder or ""), "recursive=true" in query.lower())
         if entries is None:
             return self.reply(404, error=("EntryNotFound", "no such folder"))
@@ -100,8 +133,11 @@ class Handler(BaseHTTPRequestHandler):
         try:
             paths = json.loads(body)["paths"]
         except ValueError:  # some versions send a form
-            paths = [unquote(pair.split("=", 1)[1].replace("+", " ")) for pair in body.decode().split("&")
-                     if pair.startswith("paths=")]
+            paths = [
+                unquote(pair.split("=", 1)[1].replace("+", " "))
+                for pair in body.decode().split("&")
+                if pair.startswith("paths=")
+            ]
         return [paths] if isinstance(paths, str) else paths
 
     def file(self, kind, name, revision, path):
@@ -124,7 +160,10 @@ class Handler(BaseHTTPRequestHandler):
         self.reply(200, data, headers)
 
     def repository(self, kind, name, revision, files=False):
-        """The repository asked for; None after an error has been sent. A gated one hides its files only."""
+        """The repository asked for; None after an error has been sent.
+
+        A gated one hides its files only.
+        """
         repository = self.server.repositories.get((kind, unquote(name)))
         if repository is None:  # to those who are not logged in, the Hub says 401, not 404
             self.reply(401, error=("RepoNotFound", "Repository not found"))
@@ -141,9 +180,14 @@ class Handler(BaseHTTPRequestHandler):
             headers = dict(headers) | {"X-Error-Code": error[0], "X-Error-Message": error[1]}
             body = {"error": error[1]}
         if not isinstance(body, bytes):
-            body, headers = json.dumps(body).encode(), dict(headers) | {"Content-Type": "application/json"}
+            body, headers = (
+                json.dumps(body).encode(),
+                dict(headers) | {"Content-Type": "application/json"},
+            )
         sent = 0 if self.command == "HEAD" else len(body)
-        self.server.log.append(Request(self.command, self.path, status, sent))  # before the client can look
+        self.server.log.append(
+            Request(self.command, self.path, status, sent)
+        )  # before the client can look
         self.send_response(status)
         for key, value in dict(headers).items():
             self.send_header(key, value)
@@ -165,7 +209,10 @@ class Server(ThreadingHTTPServer):
 
 @contextmanager
 def serve(models=None, datasets=None, gated=()):
-    """Serve folders as the repositories {id: folder}; ids in `gated` refuse access. Yields an Endpoint."""
+    """Serve folders as the repositories {id: folder}; ids in `gated` refuse access.
+
+    Yields an Endpoint.
+    """
     server = Server(("127.0.0.1", 0), Handler)
     server.log = []
     server.repositories = {(kind, name): Repository(name, folder, name in gated)
@@ -173,7 +220,9 @@ def serve(models=None, datasets=None, gated=()):
                            for name, folder in (folders or {}).items()}
     endpoint = Endpoint(f"http://127.0.0.1:{server.server_port}")
     endpoint.log = server.log
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+    thread = threading.Thread(
+        target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True
+    )
     thread.start()
     try:
         yield endpoint
@@ -185,7 +234,10 @@ def serve(models=None, datasets=None, gated=()):
 
 @contextmanager
 def silent():
-    """An endpoint that takes connections and never answers, as some firewalls do. Yields an Endpoint."""
+    """An endpoint that takes connections and never answers, as some firewalls do.
+
+    Yields an Endpoint.
+    """
     with socket.create_server(("127.0.0.1", 0)) as listener:
         endpoint = Endpoint(f"http://127.0.0.1:{listener.getsockname()[1]}")
         endpoint.log = []
@@ -209,7 +261,15 @@ def nowhere():
 
 def environment(endpoint, home):
     """Environment of a process for which `endpoint` is the Hub and `home` the (empty) cache."""
-    kept = {key: value for key, value in os.environ.items()
-            if not key.startswith(("HF_", "HUGGING", "TRANSFORMERS_")) and not key.lower().endswith("_proxy")}
-    return kept | {"HF_ENDPOINT": str(endpoint), "HF_HOME": str(home), "HF_HUB_DISABLE_TELEMETRY": "1",
-                   "NO_PROXY": "127.0.0.1"}
+    kept = {
+        key: value
+        for key, value in os.environ.items()
+        if not key.startswith(("HF_", "HUGGING", "TRANSFORMERS_"))
+        and not key.lower().endswith("_proxy")
+    }
+    return kept | {
+        "HF_ENDPOINT": str(endpoint),
+        "HF_HOME": str(home),
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "NO_PROXY": "127.0.0.1",
+    }

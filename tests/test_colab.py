@@ -1,4 +1,5 @@
-"""The set-up cell where nothing is prepared (Colab, no git, no network, no room), and the public address."""
+"""The set-up cell where nothing is prepared (Colab, no git, no network, no room), and the public
+address."""
 import importlib.util
 import json
 import os
@@ -29,19 +30,37 @@ CELL = next(source(cell) for cell in STORED["cells"] if cell["cell_type"] == "co
 GITHUB = "https://github.com/owner/some.repo-1"
 LIMIT = 600  # seconds for a process: against hanging only
 needs_git = pytest.mark.skipif(not shutil.which("git"), reason="no git")
-needs_pip = pytest.mark.skipif(not importlib.util.find_spec("pip"), reason="no pip in this environment")
+needs_pip = pytest.mark.skipif(
+    not importlib.util.find_spec("pip"), reason="no pip in this environment"
+)
 
 
 def clean() -> dict:
-    """This environment, but nothing is on the path of Python, pip finds nothing to install, and git speaks English."""
-    env = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PIP_FIND_LINKS")}
-    return env | {"PIP_NO_INDEX": "1", "OMP_NUM_THREADS": "1", "LC_ALL": "C.UTF-8", "LANGUAGE": "en"}
+    """This environment, but nothing is on the path of Python, pip finds nothing to install, and
+    git speaks English."""
+    env = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("PYTHONPATH", "PIP_FIND_LINKS")
+    }
+    return env | {
+        "PIP_NO_INDEX": "1",
+        "OMP_NUM_THREADS": "1",
+        "LC_ALL": "C.UTF-8",
+        "LANGUAGE": "en",
+    }
 
 
 def terminal(*arguments, cwd, code=0, **env):
     """What `python arguments` wrote to stdout, or, where it should fail, to stderr."""
-    done = subprocess.run([sys.executable, *arguments], cwd=cwd, env=clean() | env, capture_output=True, text=True,
-                          timeout=LIMIT)
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=cwd,
+        env=clean() | env,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+    )
     assert done.returncode == code, done.stderr
     return done.stderr if code else done.stdout
 
@@ -62,19 +81,22 @@ def cell_for(address, branch="main"):
 def sentence(cell, cwd, **env):
     """The one line with which the cell ends."""
     said = terminal("-c", cell, cwd=cwd, code=1, **env)
-    assert said.startswith("The series is not here") and said.endswith("run this cell again.\n"), said
+    assert said.startswith("The series is not here") and said.endswith("run this cell again.\n"), (
+        said
+    )
     assert said.count("\n") == 1, said
     return said
 
 
-# -- Colab -------------------------------------------------------------------------------------------
+# -- Colab ---------------------------------------------------------------------------------------
 
 @pytest.fixture(scope="module")
 def colab(tmp_path_factory):
     """(folder, notebook with all solutions pasted in, the same as it ran there).
 
-    The folder has a blank in its name and holds somebody else's `helpers`. The kernel has imported google.colab at its
-    start, as on Colab. The series is fetched from a public repository, where the command has published it.
+    The folder has a blank in its name and holds somebody else's `helpers`. The kernel has imported
+    google.colab at its start, as on Colab. The series is fetched from a public repository, where
+    the command has published it.
     """
     root = tmp_path_factory.mktemp("colab")
     folder, startup, package = (root / name for name in (
@@ -85,16 +107,25 @@ def colab(tmp_path_factory):
     (package / "__init__.py").write_text("from . import output\n")
     (package / "output.py").write_text("def enable_custom_widget_manager(): raise AssertionError\n")
     (startup / "00.py").write_text("import google.colab\n")
-    left_out = shutil.ignore_patterns(".*", "__pycache__", "tests", "*.html", "*.partial", "grades", "slides")
-    series, bare = shutil.copytree(ROOT, root / "series", ignore=left_out), root / "public server" / "series.git"
+    left_out = shutil.ignore_patterns(
+        ".*", "__pycache__", "tests", "*.html", "*.partial", "grades", "slides"
+    )
+    series, bare = (
+        shutil.copytree(ROOT, root / "series", ignore=left_out),
+        root / "public server" / "series.git",
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(publish, "ROOT", series)
         assert publish.main([bare.as_uri()]) == 0
     repository(series, bare)
     content = pasted(json.loads((series / "notebooks" / NOTEBOOK).read_text("utf-8")))
-    content["cells"].append(nbformat.v4.new_code_cell(
-        "import os, sys\n"
-        "print(repr((torch.__version__, torch.__file__, os.getcwd(), str(ROOT), 'google.colab' in sys.modules)))"))
+    content["cells"].append(
+        nbformat.v4.new_code_cell(
+            "import os, sys\n"
+            "print(repr((torch.__version__, torch.__file__, os.getcwd(), str(ROOT),\n"
+            "            'google.colab' in sys.modules)))"
+        )
+    )
     env = clean() | {"PYTHONPATH": str(root / "packages"), "IPYTHONDIR": str(root / "ipython")}
     return folder, content, run_all(content, folder, env=env)
 
@@ -102,12 +133,17 @@ def colab(tmp_path_factory):
 @needs_git
 @pytest.mark.slow
 def test_run_all_of_a_bare_notebook_on_colab_with_all_solutions_pasted_in(colab):
-    """It fetches the series and installs nothing; every check passes, and every other text is as stored."""
+    """It fetches the series and installs nothing.
+
+    Every check passes, and every other text is as stored.
+    """
     import torch
     folder, content, ran = colab
     first, *_, last = [cell for cell in ran.cells if cell.cell_type == "code"]
     assert "installing" not in printed(first)
-    assert f"torch {metadata.version('torch')}\n" in printed(first) and "\ndevice: " in printed(first)
+    assert f"torch {metadata.version('torch')}\n" in printed(first) and "\ndevice: " in printed(
+        first
+    )
     here = str(folder), str(folder / "tokenwise-influence")
     assert printed(last).strip() == repr((torch.__version__, torch.__file__, *here, True))
     assert sorted(path.name for path in folder.iterdir()) == ["helpers", "tokenwise-influence"]
@@ -120,7 +156,8 @@ def test_opened_again_it_fetches_nothing(colab):
     """Beside the fetched series and inside it, where there is no git any more."""
     folder, content, _ = colab
     cell = next(source(cell) for cell in content["cells"] if cell["cell_type"] == "code")
-    twice = f"cell = {cell!r}\nexec(cell)\nprint(ROOT)\nos.chdir(ROOT / 'notebooks')\nexec(cell)\nprint(ROOT)"
+    twice = (f"cell = {cell!r}\nexec(cell)\nprint(ROOT)\nos.chdir(ROOT / 'notebooks')\n"
+             "exec(cell)\nprint(ROOT)")
     said = terminal("-c", twice, cwd=folder, PATH=str(folder))
     assert said.splitlines().count(str(folder / "tokenwise-influence")) == 2
 
@@ -162,26 +199,41 @@ def test_a_notebook_shows_the_line_and_no_traceback(tmp_path):
     assert shown.ename == "SystemExit" and len("\n".join(shown.traceback).strip().splitlines()) <= 3
 
 
-# -- packages ----------------------------------------------------------------------------------------
+# -- packages ------------------------------------------------------------------------------------
 
 def test_versions_in_range_start_nothing_and_torch_is_never_touched(monkeypatch):
-    """The oldest and the newest versions allowed, without JupyterLab, as on Colab; then each out of range."""
-    ranges = {name: (oldest, beyond) for name, oldest, beyond in (
-        re.fullmatch(r"([\w-]+)>=([\d.]+),<([\d.]+)", line).groups() for line in preflight.requirements())}
+    """The oldest and the newest versions allowed, without JupyterLab, as on Colab.
+
+    Then each out of range.
+    """
+    ranges = {
+        name: (oldest, beyond)
+        for name, oldest, beyond in (
+            re.fullmatch(r"([\w-]+)>=([\d.]+),<([\d.]+)", line).groups()
+            for line in preflight.requirements()
+        )
+    }
 
     def below(version):
         """The last release before this one: 2.13.99 before 2.14."""
         *parts, last = map(int, version.split("."))
-        return ".".join(map(str, [*parts, last - 1, 99])) if last else below(".".join(map(str, parts)))
+        return (
+            ".".join(map(str, [*parts, last - 1, 99])) if last else below(".".join(map(str, parts)))
+        )
 
     def version(name):
         if name not in here:
             raise metadata.PackageNotFoundError(name)
         return here[name]
     monkeypatch.setattr(preflight.importlib.metadata, "version", version)
-    monkeypatch.setattr(ready.subprocess, "run", lambda *_, **__: pytest.fail("something was started"))
+    monkeypatch.setattr(
+        ready.subprocess, "run", lambda *_, **__: pytest.fail("something was started")
+    )
     names = ranges.keys() - ready.FRONT_END
-    for here in ({name: ranges[name][0] for name in names}, {name: below(ranges[name][1]) for name in names}):
+    for here in (
+        {name: ranges[name][0] for name in names},
+        {name: below(ranges[name][1]) for name in names},
+    ):
         here["torch"] += "+cu128"
         assert ready.unmet(preflight.requirements()) == {}
         ready.install()
@@ -198,18 +250,31 @@ def test_versions_in_range_start_nothing_and_torch_is_never_touched(monkeypatch)
 def wheel(folder: Path, name: str, version: str, *needs: str) -> None:
     """A package with one module that knows its version."""
     info = f"{name}-{version}.dist-info"
-    files = {f"{name}.py": f"VERSION = {version!r}\n",
-             f"{info}/METADATA": "\n".join(["Metadata-Version: 2.1", f"Name: {name}", f"Version: {version}",
-                                            *(f"Requires-Dist: {need}" for need in needs), ""]),
-             f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"}
+    files = {
+        f"{name}.py": f"VERSION = {version!r}\n",
+        f"{info}/METADATA": "\n".join(
+            [
+                "Metadata-Version: 2.1",
+                f"Name: {name}",
+                f"Version: {version}",
+                *(f"Requires-Dist: {need}" for need in needs),
+                "",
+            ]
+        ),
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\n"
+                         "Tag: py3-none-any\n",
+    }
     with zipfile.ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as archive:
         for path, text in files.items():
             archive.writestr(path, text)
-        archive.writestr(f"{info}/RECORD", "".join(f"{path},,\n" for path in [*files, f"{info}/RECORD"]))
+        archive.writestr(
+            f"{info}/RECORD", "".join(f"{path},,\n" for path in [*files, f"{info}/RECORD"])
+        )
 
 
 class House:
-    """A small series with requirements of its own, a fresh environment that sees this one's packages, and wheels."""
+    """A small series with requirements of its own, a fresh environment that sees this one's
+    packages, and wheels."""
 
     def __init__(self, folder: Path):
         self.folder, self.wheels = folder, folder / "wheels"
@@ -218,17 +283,27 @@ class House:
         for name in ("__init__.py", "preflight.py", "ready.py"):
             shutil.copy(ROOT / "helpers" / name, folder / "helpers" / name)
         venv.create(folder / "env", with_pip=False)
-        paths = sysconfig.get_paths(vars={"base": str(folder / "env"), "platbase": str(folder / "env")})
+        paths = sysconfig.get_paths(
+            vars={"base": str(folder / "env"), "platbase": str(folder / "env")}
+        )
         self.python, self.packages = str(Path(paths["scripts"]) / "python"), Path(paths["purelib"])
         (self.packages / "these.pth").write_text(sysconfig.get_path("purelib") + "\n")
 
     def run(self, *requirements, then="import small_thing; print(small_thing.VERSION)", before=""):
         """(exit code, stdout, stderr) of an installation of `requirements`."""
-        (self.folder / "requirements.txt").write_text("# comment\n" + "\n".join(requirements) + "\n")
+        (self.folder / "requirements.txt").write_text(
+            "# comment\n" + "\n".join(requirements) + "\n"
+        )
         code = f"{before}\nfrom helpers import ready\nready.install()\n{then}"
         env = clean() | {"PIP_FIND_LINKS": str(self.wheels)}
-        done = subprocess.run([self.python, "-c", code], cwd=self.folder, env=env, capture_output=True, text=True,
-                              timeout=LIMIT)
+        done = subprocess.run(
+            [self.python, "-c", code],
+            cwd=self.folder,
+            env=env,
+            capture_output=True,
+            text=True,
+            timeout=LIMIT,
+        )
         return done.returncode, done.stdout, done.stderr
 
 
@@ -240,15 +315,29 @@ def house(tmp_path):
 @needs_pip
 @pytest.mark.slow
 def test_what_is_missing_is_installed_and_torch_is_left_alone(house):
-    """A newer torch could be had, and the newest small_thing wants it: an older one is taken. Then all is there."""
+    """A newer torch could be had, and the newest small_thing wants it: an older one is taken.
+
+    Then all is there.
+    """
     wheel(house.wheels, "small_thing", "2.0", "torch>=2")
     wheel(house.wheels, "small_thing", "2.1", "torch>=99")
     wheel(house.wheels, "torch", "99.0")
-    code, out, error = house.run("torch>=99", "small-thing>=2,<3", "tqdm>=4", "jupyterlab>=99",
-                                 then="import small_thing; print(small_thing.VERSION); ready.install()")
+    code, out, error = house.run(
+        "torch>=99",
+        "small-thing>=2,<3",
+        "tqdm>=4",
+        "jupyterlab>=99",
+        then="import small_thing; print(small_thing.VERSION); ready.install()",
+    )
     note, installing, version, again = out.splitlines()
-    assert (code, error, version) == (0, "", "2.0") and metadata.version("torch") in note and again == note
-    assert installing.split()[1:] == ["small-thing>=2,<3"] and not list(house.packages.glob("torch*"))
+    assert (
+        (code, error, version) == (0, "", "2.0")
+        and metadata.version("torch") in note
+        and again == note
+    )
+    assert installing.split()[1:] == ["small-thing>=2,<3"] and not list(
+        house.packages.glob("torch*")
+    )
 
 
 @needs_pip
@@ -270,11 +359,16 @@ def test_what_was_in_use_asks_for_a_restart(house):
     wheel(house.wheels, "small_thing", "2.0")
     (house.packages / "small_thing.py").write_text("VERSION = 'old'")
     code, _, error = house.run("small_thing>=2", before="import small_thing")
-    assert code == 1 and error.count("\n") == 1 and "small_thing" in error and "restart the kernel" in error
+    assert (
+        code == 1
+        and error.count("\n") == 1
+        and "small_thing" in error
+        and "restart the kernel" in error
+    )
     assert house.run("small_thing>=2") == (0, "2.0\n", "")
 
 
-# -- the public address ------------------------------------------------------------------------------
+# -- the public address --------------------------------------------------------------------------
 
 def test_every_file_says_what_the_one_place_says():
     assert not rewritten(ROOT, ADDRESS, BRANCH)
@@ -285,7 +379,9 @@ def test_every_file_says_what_the_one_place_says():
 def copy(tmp_path):
     """What the command reads and writes."""
     for folder in ("helpers", "notebooks"):
-        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__", ".*"))
+        shutil.copytree(
+            ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__", ".*")
+        )
     shutil.copy(ROOT / "README.md", tmp_path)
     return tmp_path
 
@@ -297,7 +393,10 @@ def contents(root):
 
 @pytest.fixture
 def command(copy, monkeypatch, capsys):
-    """Runs the command on the copy, in this process; what it wrote to stdout, or, where it should fail, to stderr."""
+    """Runs the command on the copy, in this process.
+
+    What it wrote to stdout, or, where it should fail, to stderr.
+    """
     monkeypatch.setattr(publish, "ROOT", copy)
 
     def run(*arguments, code=0):
@@ -310,12 +409,19 @@ def command(copy, monkeypatch, capsys):
 def test_set_checked_and_unset_by_the_command(copy, command):
     command("--unset")
     unset = contents(copy)
-    assert "notebooks/01" in command(GITHUB + ".git/", "--branch", "v1.0") and not rewritten(copy, GITHUB, "v1.0")
+    assert "notebooks/01" in command(GITHUB + ".git/", "--branch", "v1.0") and not rewritten(
+        copy, GITHUB, "v1.0"
+    )
     names = sorted(path.name for path in (copy / "notebooks").glob("[0-9]*.ipynb"))
-    links = [f"https://colab.research.google.com/github/owner/some.repo-1/blob/v1.0/notebooks/{name}" for name in names]
+    links = [
+        f"https://colab.research.google.com/github/owner/some.repo-1/blob/v1.0/notebooks/{name}"
+        for name in names
+    ]
     for name, link in zip(names, links):
         cells = json.loads((copy / "notebooks" / name).read_text("utf-8"))["cells"]
-        assert re.findall(r"\[!\[Open in Colab\]\(https:[^)]+\.svg\)\]\((.+)\)\Z", source(cells[0])) == [link]
+        assert re.findall(
+            r"\[!\[Open in Colab\]\(https:[^)]+\.svg\)\]\((.+)\)\Z", source(cells[0])
+        ) == [link]
         assert f'ADDRESS, BRANCH = "{GITHUB}", "v1.0"\n' in cells[1]["source"]
     readme = (copy / "README.md").read_text("utf-8")
     assert re.findall(r"\]\((https://colab[^)]+)\)", readme) == links
@@ -332,9 +438,16 @@ def test_checked_from_a_terminal(copy, command):
     command(GITHUB)
     assert GITHUB in terminal("-m", "helpers.publish", "--check", cwd=copy)
     other = copy / "notebooks" / NOTEBOOK
-    other.write_text(other.read_text("utf-8").replace(f'\\"{GITHUB}\\"', f'\\"{GITHUB}-older\\"'), "utf-8")
-    check = subprocess.run([sys.executable, "-m", "helpers.publish", "--check"], cwd=copy, env=clean(),
-                           capture_output=True, text=True)
+    other.write_text(
+        other.read_text("utf-8").replace(f'\\"{GITHUB}\\"', f'\\"{GITHUB}-older\\"'), "utf-8"
+    )
+    check = subprocess.run(
+        [sys.executable, "-m", "helpers.publish", "--check"],
+        cwd=copy,
+        env=clean(),
+        capture_output=True,
+        text=True,
+    )
     assert check.returncode == 1 and check.stdout.count("\n") == 1 and NOTEBOOK in check.stdout
 
 
@@ -342,48 +455,83 @@ def test_other_git_addresses_get_no_badge(copy):
     files = rewritten(copy, "https://codeberg.org/owner/repo.git", "main")
     assert len(files) == 2 + len(list((copy / "notebooks").glob("[0-9]*.ipynb")))
     for path, text in files.items():
-        assert "codeberg.org/owner/repo.git" in text and "[Open in Colab]" not in text or path.suffix == ".py"
+        assert (
+            "codeberg.org/owner/repo.git" in text
+            and "[Open in Colab]" not in text
+            or path.suffix == ".py"
+        )
         assert path.suffix != ".ipynb" or "its set-up cell fetches the rest." in text
 
 
 def test_a_students_copy_names_no_address_of_solutions(copy, command, tmp_path, monkeypatch):
-    """Published copies would fetch the solutions otherwise; given an address of their own, they fetch themselves."""
+    """Published copies would fetch the solutions otherwise.
+
+    Given an address of their own, they fetch themselves.
+    """
     command(GITHUB)
     for name in ("data", "requirements.txt", "LICENSE"):
         (copy / name).mkdir() if name == "data" else (copy / name).touch()
     monkeypatch.setattr(student, "ROOT", copy)
     out = tmp_path / "copies"
     assert student.main([str(out)]) == 0
-    texts = [path.read_text("utf-8") for path in [*out.rglob("*.py"), *out.rglob("*.ipynb"), out / "README.md"]]
+    texts = [
+        path.read_text("utf-8")
+        for path in [*out.rglob("*.py"), *out.rglob("*.ipynb"), out / "README.md"]
+    ]
     assert not any(GITHUB in text for text in texts)
     cells = json.loads((out / "notebooks" / NOTEBOOK).read_text("utf-8"))["cells"]
     assert "ADDRESS, BRANCH = None" in source(cells[1])
     row = source(cells[0]).splitlines()[-1]
-    assert row.startswith("**On Colab**: ") and "a ZIP file of `helpers`, `data`, `notebooks` and" in row
+    assert (
+        row.startswith("**On Colab**: ")
+        and "a ZIP file of `helpers`, `data`, `notebooks` and" in row
+    )
     own = "https://github.com/teacher/copies"
     path = out / "notebooks" / NOTEBOOK
-    assert "[![Open in Colab]" in rewritten(out, own, "main")[path] and own in rewritten(out, own, "main")[path]
+    assert (
+        "[![Open in Colab]" in rewritten(out, own, "main")[path]
+        and own in rewritten(out, own, "main")[path]
+    )
 
 
-@pytest.mark.parametrize("given, kept", [
-    (GITHUB, GITHUB), (GITHUB + "/", GITHUB), (GITHUB + ".git", GITHUB), ("file:///srv/a%20b/series.git", None),
-    ("https://git.example.org:8443/~me/series.git", None), ("git@example.org:me/series.git", None),
-    ("ssh://git@example.org/x", None)])
+@pytest.mark.parametrize(
+    "given, kept",
+    [
+        (GITHUB, GITHUB),
+        (GITHUB + "/", GITHUB),
+        (GITHUB + ".git", GITHUB),
+        ("file:///srv/a%20b/series.git", None),
+        ("https://git.example.org:8443/~me/series.git", None),
+        ("git@example.org:me/series.git", None),
+        ("ssh://git@example.org/x", None),
+    ],
+)
 def test_sound_addresses(given, kept):
     assert sound(given, "main") == (kept or given, "main")
 
 
-@pytest.mark.parametrize("given, branch, words", [
-    ("https://github.com/owner", "main", "write https://github.com/"), ("github.com/owner/repo", "main", "write https"),
-    ("https://github.com/owner/repo/tree/main", "main", "write https"),
-    ("http://github.com/owner/repo", "main", "write https"),
-    ("git@github.com:owner/repo.git", "main", "write https"), ("https://github.com/owner/..", "main", "write https"),
-    ("https://me:secret@example.org/x", "main", "passwords"), ("file:///a b", "main", "no public address"),
-    ("--upload-pack=touch x", "main", "no public address"), ("ext::sh -c x", "main", "no public address"),
-    ("/srv/series", "main", "no public address"),
-    ('https://example.org/"+x', "main", "no public address"), ("https://example.org/x\n", "main", "no public address"),
-    (GITHUB, "feature/x", "no branch"), (GITHUB, "-x", "no branch"), (GITHUB, 'a"', "no branch"),
-    (GITHUB, "", "no branch")])
+@pytest.mark.parametrize(
+    "given, branch, words",
+    [
+        ("https://github.com/owner", "main", "write https://github.com/"),
+        ("github.com/owner/repo", "main", "write https"),
+        ("https://github.com/owner/repo/tree/main", "main", "write https"),
+        ("http://github.com/owner/repo", "main", "write https"),
+        ("git@github.com:owner/repo.git", "main", "write https"),
+        ("https://github.com/owner/..", "main", "write https"),
+        ("https://me:secret@example.org/x", "main", "passwords"),
+        ("file:///a b", "main", "no public address"),
+        ("--upload-pack=touch x", "main", "no public address"),
+        ("ext::sh -c x", "main", "no public address"),
+        ("/srv/series", "main", "no public address"),
+        ('https://example.org/"+x', "main", "no public address"),
+        ("https://example.org/x\n", "main", "no public address"),
+        (GITHUB, "feature/x", "no branch"),
+        (GITHUB, "-x", "no branch"),
+        (GITHUB, 'a"', "no branch"),
+        (GITHUB, "", "no branch"),
+    ],
+)
 def test_unsound_addresses_and_branches(given, branch, words):
     with pytest.raises(InputError, match=re.escape(words)):
         sound(given, branch)

@@ -1,4 +1,5 @@
-"""`python -m helpers.preflight`: what it finds, what it says about what is wrong, and that it needs nothing to run."""
+"""`python -m helpers.preflight`: what it finds, what it says about what is wrong, and that it
+needs nothing to run."""
 import re
 import shutil
 import subprocess
@@ -13,7 +14,9 @@ from helpers.preflight import Todo, numbers, satisfies
 
 
 def lines(python=(sys.executable,), root=ROOT):
-    done = subprocess.run([*python, "-m", "helpers.preflight"], cwd=root, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [*python, "-m", "helpers.preflight"], cwd=root, capture_output=True, text=True, timeout=120
+    )
     assert done.stderr == ""
     assert all(re.match(r"(ok  |todo) \S", line) for line in done.stdout.splitlines())
     return done.returncode, done.stdout
@@ -26,7 +29,9 @@ def elsewhere(tmp_path, monkeypatch):
     for name in ("__init__.py", "preflight.py"):
         shutil.copy(ROOT / "helpers" / name, tmp_path / "helpers" / name)
     shutil.copy(ROOT / "requirements.txt", tmp_path)
-    shutil.copytree(ROOT / "data", tmp_path / "data", ignore=shutil.ignore_patterns(".*", "*.py", "__pycache__"))
+    shutil.copytree(
+        ROOT / "data", tmp_path / "data", ignore=shutil.ignore_patterns(".*", "*.py", "__pycache__")
+    )
     monkeypatch.setattr(preflight, "ROOT", tmp_path)
     return tmp_path
 
@@ -34,10 +39,23 @@ def elsewhere(tmp_path, monkeypatch):
 def test_this_machine_is_ready(monkeypatch):
     """Where the tests run, everything is there; memory and disk may be short at the moment."""
     code, out = lines()
-    todo = [line for line in out.splitlines() if line.startswith("todo") and not re.match("todo (memory|disk):", line)]
+    todo = [
+        line
+        for line in out.splitlines()
+        if line.startswith("todo") and not re.match("todo (memory|disk):", line)
+    ]
     assert not todo and (code == 0) == ("todo" not in out)
-    for part in ("Python 3", "torch 2", "device: ", "memory: ", "disk: ", "network: ", "data/stories.jsonl",
-                 "data/retrainings.safetensors", "kernel python3"):
+    for part in (
+        "Python 3",
+        "torch 2",
+        "device: ",
+        "memory: ",
+        "disk: ",
+        "network: ",
+        "data/stories.jsonl",
+        "data/retrainings.safetensors",
+        "kernel python3",
+    ):
         assert part in out
 
 
@@ -59,13 +77,24 @@ def test_missing_damaged_and_foreign_data_are_told(elsewhere):
                         ("retrainings.safetensors", "not the file")):
         assert re.search(f"todo data/{file} .*{wrong}.*restore", out)
     (elsewhere / "data" / "README.md").unlink()
-    assert "todo requirements.txt or data/README.md is missing" in lines((sys.executable, "-S"), elsewhere)[1]
+    assert (
+        "todo requirements.txt or data/README.md is missing"
+        in lines((sys.executable, "-S"), elsewhere)[1]
+    )
 
 
 def test_versions():
     assert numbers("2.13.0+cpu") == (2, 13) and numbers("5.0.0rc1") == (5,) and numbers("odd") == ()
-    assert satisfies("2.4", ">=2.4,<2.14") and satisfies("2.13.9", ">=2.4,<2.14") and satisfies("6.0", ">=3,<7")
-    assert not satisfies("2.14.0", ">=2.4,<2.14") and not satisfies("2.10", "<2.9") and not satisfies("4.0", ">4")
+    assert (
+        satisfies("2.4", ">=2.4,<2.14")
+        and satisfies("2.13.9", ">=2.4,<2.14")
+        and satisfies("6.0", ">=3,<7")
+    )
+    assert (
+        not satisfies("2.14.0", ">=2.4,<2.14")
+        and not satisfies("2.10", "<2.9")
+        and not satisfies("4.0", ">4")
+    )
     with pytest.raises(Todo, match="pytest .*>=999: run: python -m pip"):
         preflight.package("pytest>=999")()
     with pytest.raises(Todo, match="no-such-package .*run: python -m pip"):
@@ -102,7 +131,9 @@ def test_without_a_network_nothing_is_to_do_and_nobody_waits(monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     assert "no Hub" in preflight.network()
     hung_up, ended = threading.Event(), []
-    monkeypatch.setattr(preflight.urllib.request, "urlopen", lambda *_, **__: ended.append(hung_up.wait(60)))
+    monkeypatch.setattr(
+        preflight.urllib.request, "urlopen", lambda *_, **__: ended.append(hung_up.wait(60))
+    )
     monkeypatch.setattr(preflight, "PATIENCE", 0.1)
     assert "no Hub" in preflight.network() and not ended  # the request still hangs
     hung_up.set()

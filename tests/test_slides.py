@@ -1,4 +1,7 @@
-"""The slides that notebooks carry: TEACHING.md's command makes them; they are whole, readable and fit the screen."""
+"""The slides that notebooks carry: TEACHING.md's command makes them.
+
+They are whole, readable and fit the screen.
+"""
 import re
 import shlex
 import subprocess
@@ -13,7 +16,8 @@ NUMBERS = sorted(path.name[:2] for path in (ROOT / "notebooks").glob("0*.ipynb")
 CELLS = {number: notebook(number)["cells"] for number in NUMBERS}
 KNOWN = {"slide", "subslide", "fragment", "-", "notes", "skip"}
 WIDTH, HEIGHT = 1280, 800
-ROOM = 1.25  # without reveal.js and MathJax a slide is higher than on the screen, and fonts differ by a tenth
+# without reveal.js and MathJax a slide is higher than on the screen, and fonts differ by a tenth
+ROOM = 1.25
 
 
 def kind(cell):
@@ -37,15 +41,21 @@ def has_figure(cell):
 
 @pytest.fixture(scope="module")
 def rendered(tmp_path_factory):
-    """{number: HTML}, by the command of TEACHING.md, word for word but for the folder it writes to."""
+    """{number: HTML}, by the command of TEACHING.md, word for word but for the folder it writes
+    to."""
     out = tmp_path_factory.mktemp("slides")
     teaching = (ROOT / "notebooks" / "TEACHING.md").read_text(encoding="utf-8")
     (command,) = re.findall(r"^jupyter nbconvert --to slides .*$", teaching, re.M)
     words = shlex.split(command)
     assert words[words.index("--output-dir") + 1] == "slides" and words[-1] == "notebooks/0*.ipynb"
-    assert f"--SlidesExporter.reveal_width={WIDTH}" in words and f"--SlidesExporter.reveal_height={HEIGHT}" in words
+    assert (
+        f"--SlidesExporter.reveal_width={WIDTH}" in words
+        and f"--SlidesExporter.reveal_height={HEIGHT}" in words
+    )
     words[words.index("--output-dir") + 1] = str(out)
-    run = subprocess.run([sys.executable, "-m", "jupyter", *words[1:]], cwd=ROOT, capture_output=True, text=True)
+    run = subprocess.run(
+        [sys.executable, "-m", "jupyter", *words[1:]], cwd=ROOT, capture_output=True, text=True
+    )
     assert run.returncode == 0, run.stderr[-2000:]
     return {path.name[:2]: path.read_text(encoding="utf-8") for path in out.glob("*.slides.html")}
 
@@ -54,17 +64,29 @@ def rendered(tmp_path_factory):
 def test_every_cell_has_a_known_type_and_the_deck_is_a_lecture(number):
     assert {kind(cell) for cell in CELLS[number]} <= KNOWN
     count = Counter(kind(cell) for cell in CELLS[number])
-    assert kind(CELLS[number][0]) == "slide" and 5 <= count["slide"] <= 15 and count["slide"] + count["subslide"] <= 30
-    assert all(source(cell).startswith("## ") for cell in slides(number)[-1][:1])  # ends with a summary or its limits
-    assert not any(tags(cell) and "solution" in tags(cell) for slide in slides(number) for cell in slide)
+    assert (
+        kind(CELLS[number][0]) == "slide"
+        and 5 <= count["slide"] <= 15
+        and count["slide"] + count["subslide"] <= 30
+    )
+    assert all(
+        source(cell).startswith("## ") for cell in slides(number)[-1][:1]
+    )  # ends with a summary or its limits
+    assert not any(
+        tags(cell) and "solution" in tags(cell) for slide in slides(number) for cell in slide
+    )
 
 
 @pytest.mark.parametrize("number", NUMBERS)
 def test_no_slide_is_empty_once_the_code_is_gone(number):
     for slide in slides(number):
         shown = [cell for cell in slide if kind(cell) != "notes"]
-        assert any(cell["cell_type"] == "markdown" or cell["outputs"] for cell in shown), source(slide[0])[:60]
-        assert not any(cell["cell_type"] == "code" and not cell["outputs"] for cell in shown), source(slide[0])[:60]
+        assert any(cell["cell_type"] == "markdown" or cell["outputs"] for cell in shown), source(
+            slide[0]
+        )[:60]
+        assert not any(cell["cell_type"] == "code" and not cell["outputs"] for cell in shown), (
+            source(slide[0])[:60]
+        )
 
 
 @pytest.mark.parametrize("number", NUMBERS)
@@ -83,7 +105,9 @@ def test_a_figure_is_told_in_words_on_its_slide_in_its_notes_or_on_the_next(numb
 def test_nbconvert_makes_the_slides_that_the_types_say(rendered, number):
     html, count = rendered[number], Counter(kind(cell) for cell in CELLS[number])
     body = html[html.index('<div class="slides">'):]
-    assert body.count("<section") == 2 * count["slide"] + count["subslide"] == body.count("</section>")
+    assert (
+        body.count("<section") == 2 * count["slide"] + count["subslide"] == body.count("</section>")
+    )
     assert len(re.findall(r'<div class="fragment"', body)) == count["fragment"]
     assert body.count('<aside class="notes">') == count["notes"]
     assert "jp-CodeMirrorEditor" not in body  # no code
@@ -98,7 +122,8 @@ def test_slides_fit_the_screen(rendered, number, browser):
     sizes = page.evaluate("""() => {
       document.querySelectorAll('aside').forEach(notes => notes.remove())
       return [...document.querySelectorAll('.slides > section > section')]
-        .map(slide => [slide.innerText.trim().slice(0, 50), slide.scrollHeight, slide.scrollWidth]) }""")
+        .map(slide => [slide.innerText.trim().slice(0, 50), slide.scrollHeight,
+                       slide.scrollWidth]) }""")
     page.close()
     assert len(sizes) == len(slides(number))
     too_large = [size for size in sizes if size[1] > ROOM * HEIGHT or size[2] > WIDTH]

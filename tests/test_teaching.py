@@ -1,4 +1,5 @@
-"""TEACHING.md keeps to the notebooks: sections, exercises, minutes, messages and numbers are theirs."""
+"""TEACHING.md keeps to the notebooks: sections, exercises, minutes, messages and numbers are
+theirs."""
 import re
 from importlib import import_module
 
@@ -27,30 +28,49 @@ def headings(number):
 
 
 def printed(number):
-    return "\n".join("".join(output.get("text", "")) for cell in CELLS[number] for output in cell.get("outputs", []))
+    return "\n".join(
+        "".join(output.get("text", ""))
+        for cell in CELLS[number]
+        for output in cell.get("outputs", [])
+    )
 
 
 def cards(number):
-    """{exercise number: (name, minutes)} from the notebook's cards and the checks that follow them."""
+    """{exercise number: (name, minutes)} from the notebook's cards and the checks that follow
+    them."""
     text = "\n\n".join(map(source, CELLS[number]))
-    found = re.findall(r"^### Exercise (\d).*?^Difficulty .*?· (\d+) minutes.*?^checks\.(\w+)\(my_", text, re.M | re.S)
+    found = re.findall(
+        r"^### Exercise (\d).*?^Difficulty .*?· (\d+) minutes.*?^checks\.(\w+)\(my_",
+        text,
+        re.M | re.S,
+    )
     return {int(at): (name, int(minutes)) for at, minutes, name in found}
 
 
 def rows_with_clock(section):
-    return [(int(start), int(end)) for start, end in re.findall(r"^\| (\d+)–(\d+) \|", section, re.M)]
+    return [
+        (int(start), int(end)) for start, end in re.findall(r"^\| (\d+)–(\d+) \|", section, re.M)
+    ]
 
 
 def test_every_section_named_is_in_its_notebook():
-    wanting = [(number, title) for number, title in REFERENCE.findall(flat(TEXT)) if title not in headings(number)]
+    wanting = [
+        (number, title)
+        for number, title in REFERENCE.findall(flat(TEXT))
+        if title not in headings(number)
+    ]
     assert not wanting
 
 
 def test_every_exercise_has_its_number_name_and_minutes():
     found = re.findall(r"(0\d) exercise (\d), `(\w+)` \((\d+) minutes\)", flat(TEXT))
     assert not [one for one in found if (one[2], int(one[3])) != cards(one[0])[int(one[1])]]
-    wanted = {(number, name) for number in NUMBERS if number < "08" for name, _ in cards(number).values()}
-    assert {(number, name) for number, _, name, _ in found} == wanted  # none is left out of the sessions; 08 is a tool
+    wanted = {
+        (number, name) for number in NUMBERS if number < "08" for name, _ in cards(number).values()
+    }
+    assert {
+        (number, name) for number, _, name, _ in found
+    } == wanted  # none is left out of the sessions; 08 is a tool
 
 
 def test_every_message_quoted_is_what_the_check_says_to_a_wrong_answer():
@@ -59,23 +79,34 @@ def test_every_message_quoted_is_what_the_check_says_to_a_wrong_answer():
     wrong = {}
     for number in NUMBERS:
         wrong |= import_module(f"attempts_{number}").WRONG
-    unsaid = [(name, message) for name, message in quoted
-              if not any(message in verdict(getattr(checks, name), answer) for _, answer in wrong[name])]
+    unsaid = [
+        (name, message)
+        for name, message in quoted
+        if not any(message in verdict(getattr(checks, name), answer) for _, answer in wrong[name])
+    ]
     assert not unsaid
 
 
 def test_everything_said_to_be_printed_is_printed():
     quoted = PRINTED.findall(flat(TEXT))
     assert quoted and len(quoted) == len(re.findall(r"\bprints\b", TEXT))
-    assert not [(number, words) for number, words in quoted if flat(words) not in flat(printed(number))]
+    assert not [
+        (number, words) for number, words in quoted if flat(words) not in flat(printed(number))
+    ]
 
 
 def test_times_and_memory_are_those_of_the_first_cells():
     for number in NUMBERS:
-        read, run, memory = re.search(r"\*\*Time\*\*: (.+?) to read, exercises included; (.+?) to run on two CPU "
-                                      r"cores, (.+? GB) of memory", source(CELLS[number][0])).groups()
+        read, run, memory = re.search(
+            r"\*\*Time\*\*: (.+?) to read, exercises included; (.+?) to run on two CPU "
+            r"cores, (.+? GB) of memory",
+            source(CELLS[number][0]),
+        ).groups()
         (row,) = re.findall(rf"^\| \[{number} · .*$", TEXT, re.M)
-        assert row.rstrip(" |").split(" | ")[1:] in ([read, run, memory], ["see its first cell"] * 3), number
+        assert row.rstrip(" |").split(" | ")[1:] in (
+            [read, run, memory],
+            ["see its first cell"] * 3,
+        ), number
         for stated in re.findall(rf"notebook {number} \((\d[^,)]*), ([\d.]+ GB)\)", flat(TEXT)):
             assert stated == (run, memory), number
 
@@ -83,26 +114,41 @@ def test_times_and_memory_are_those_of_the_first_cells():
 def test_the_plans_fill_their_time():
     parts = re.split(r"^(?=##+ )", TEXT, flags=re.M)
     plans = {part.splitlines()[0]: rows_with_clock(part) for part in parts}
-    plans = {title: rows for title, rows in plans.items() if rows or re.search("90 minutes|Session", title)}
+    plans = {
+        title: rows
+        for title, rows in plans.items()
+        if rows or re.search("90 minutes|Session", title)
+    }
     for title, rows in plans.items():
-        assert rows and rows[0][0] == 0 and rows[-1][1] == (90 if "90 minutes" in title else 50), title
+        assert rows and rows[0][0] == 0 and rows[-1][1] == (90 if "90 minutes" in title else 50), (
+            title
+        )
         assert all(end == start for (_, end), (start, _) in zip(rows, rows[1:])), title
 
 
 def test_an_exercise_in_class_has_at_least_the_minutes_of_its_card():
     for start, end, row in re.findall(r"^\| (\d+)–(\d+) \|(.+)$", TEXT, re.M):
-        minutes = [int(minutes) for minutes in re.findall(r"0\d exercise \d, `\w+` \((\d+) minutes\)", row)]
-        assert int(end) - int(start) > max(minutes, default=0), row  # several in a row are done side by side
+        minutes = [
+            int(minutes) for minutes in re.findall(r"0\d exercise \d, `\w+` \((\d+) minutes\)", row)
+        ]
+        assert int(end) - int(start) > max(minutes, default=0), (
+            row
+        )  # several in a row are done side by side
 
 
 def test_numbers_beside_a_section_are_in_its_notebook():
-    """Every decimal number and percentage of a block that names sections stands in one of their notebooks."""
+    """Every decimal number and percentage of a block that names sections stands in one of their
+    notebooks."""
     blocks = re.split(r"\n(?=\n|\||- |\d+\. )", re.sub(r"```.*?```", "", TEXT, flags=re.S))
-    content = {number: flat("\n".join(map(source, CELLS[number])) + printed(number)) for number in NUMBERS}
+    content = {
+        number: flat("\n".join(map(source, CELLS[number])) + printed(number)) for number in NUMBERS
+    }
     wanting = []
     for block in blocks:
         found = re.findall(r"(?<![\w.#])\d+\.\d+(?!\w)|\d+%", re.sub(r"\$[^$]*\$", "", block))
-        named = {number for number, _ in REFERENCE.findall(flat(block)) + PRINTED.findall(flat(block))}
+        named = {
+            number for number, _ in REFERENCE.findall(flat(block)) + PRINTED.findall(flat(block))
+        }
         wanting += [(value, block) for value in found if named and not any(
             re.search(rf"(?<![\d.]){re.escape(value)}(?!\d)", content[number]) for number in named)]
     assert not wanting
