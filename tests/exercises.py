@@ -102,6 +102,9 @@ def variants(answer) -> dict:
     def single(part):
         return part.float() if part.dtype == torch.float64 else part
 
+    def tied(part):
+        return part.detach().requires_grad_(part.is_floating_point())
+
     def spoil(part):
         return part if part.requires_grad else part.zero_()
 
@@ -122,7 +125,7 @@ def variants(answer) -> dict:
         "arrays": lambda part: part.detach().numpy(),
         "arrays with negative strides": lambda part: np.flip(np.flip(part.detach().numpy()).copy()),
         "not contiguous": lambda part: torch.stack([part, part], -1)[..., 0],
-        "still tied to a graph": lambda part: part.detach().requires_grad_(part.is_floating_point()),
+        "still tied to a graph": tied,
     }
     changed = {label: lambda *given, change=change: over(change, answer(*given))
                for label, change in changes.items()}
