@@ -272,15 +272,11 @@ def factors(sums: dict[str, torch.Tensor]) -> dict[str, Block]:
     tokens, blocks = sums["tokens"].item(), {}
     tokens_per_sequence = tokens / sums["sequences"].item()
     for name in [key.removeprefix("A/") for key in sums if key.startswith("A/")]:
-        values_a, q_a = _eigh(sums[f"A/{name}"] / tokens)
-        values_s, q_s = _eigh(sums[f"S/{name}"] / tokens)
+        means = sums[f"A/{name}"] / tokens, sums[f"S/{name}"] / tokens
+        (values_a, q_a), (values_s, q_s) = (torch.linalg.eigh((m + m.T) / 2) for m in means)
         outer = torch.outer(values_s.clamp(min=0), values_a.clamp(min=0))
         blocks[name] = Block(q_a, q_s, tokens_per_sequence * outer)
     return blocks
-
-
-def _eigh(matrix):
-    return torch.linalg.eigh((matrix + matrix.T) / 2)
 
 
 def corrected(blocks: dict[str, Block], sums: dict[str, torch.Tensor]) -> dict[str, Block]:

@@ -18,8 +18,10 @@ def tfidf(texts: list[str]):
     no stop-word list. Raises ValueError for texts without words.
     """
     from sklearn.feature_extraction.text import TfidfVectorizer
+
     vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=WORD)
     stories = vectorizer.fit_transform(texts)
+
     def similarity(queries):
         return (vectorizer.transform(queries) @ stories.T).toarray()
     return similarity
@@ -34,6 +36,7 @@ def bm25_scores(queries: list[str], texts: list[str], k1=1.5, b=0.75):
     """Okapi BM25 of single words, `(Q, N)`, a numpy array (Robertson et al. 1994)."""
     import numpy as np
     from sklearn.feature_extraction.text import CountVectorizer
+
     vectorizer = CountVectorizer(token_pattern=WORD)
     counts = vectorizer.fit_transform(texts).toarray().astype(float)
     lengths, holding = counts.sum(1, keepdims=True), (counts > 0).sum(0)
