@@ -423,7 +423,7 @@ def packed_file(kind):
         with zipfile.ZipFile(data, "w") as archive:
             archive.writestr("01.ipynb", "{}")
         return data.getvalue()
-    return gzip.compress(b"{}")
+    return gzip.compress(b"{}", mtime=0)
 
 
 NOTEBOOK = json.dumps({"cells": [{"cell_type": "code", "source": ["x = 'é'\n", "y"]}]},
