@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from helpers import influence, search
+from helpers import influence
 from helpers.capture import backward_pass, find_layers
 from helpers.curvature import EKFAC, KFAC, Identity, pseudo_gradients
 from helpers.search import low_rank, low_rank_token_scores, products, quantise
@@ -191,33 +191,6 @@ def gradients_of(one, rows):
     captured, _ = backward_pass(one.model, one.layers, batch)
     order = [rows[at] for at in batch.index]
     return order, {name: captured[name].gradients() for name in one.layers}
-
-
-def in_memory(one, **options):
-    """An index without a folder, and the rows of its stories in the order in which it holds
-    them."""
-    index, order = search.Index(one.curvature, **options), []
-    for batch in batches(one.ids, 7):
-        captured, _ = backward_pass(one.model, one.layers, batch)
-        index.add({name: captured[name].gradients() for name in one.layers})
-        order += batch.index
-    return index, order
-
-
-def test_an_index_in_memory_gives_what_the_one_in_a_folder_gives(family, tmp_path):
-    one = known(family)
-    total = sum(block.eigenvalues.numel() for block in one.curvature.blocks.values())
-    for count in (total, total // 2):
-        index, order = in_memory(one, coordinates=count)
-        folder = filled(tmp_path / str(count), one, coordinates=count)
-        assert torch.equal(index.coordinates, folder.coordinates)
-        assert len(index.coordinates) == count
-        found = index.scores(one.ihvps, len(one.ids))
-        assert found.shape == (len(QUERIES), len(one.ids))
-        same_but_for_codes(found, folder.scores(one.ihvps, one.corpus)[:, order])
-    index, order = in_memory(one)
-    for row, expected in zip(index.scores(one.ihvps, len(one.ids)), one.expected[:, order]):
-        assert pearson(row, expected) > 0.98
 
 
 def test_vectors_have_n_times_the_influence_as_product(family, tmp_path):

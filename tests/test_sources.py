@@ -6,15 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import default_cache, stories
-from helpers.sources import (complete, context_length, fuse, load_model, load_queries, load_stories,
+from helpers.sources import (complete, context_length, load_model, load_queries, load_stories,
                              read_corpus, read_query)
-from helpers.sources.attention import FusedAttention
 from helpers.sources.files import local_path
 from helpers.sources.texts import query_notes
 from helpers.stories import InputError, Query, Story, encode_query, token_texts
 
-from builders import (REAL, TEXTS, complaint, jsonl, make_model, make_tokenizer, save_pickled,
-                      tiny_model)
+from builders import (REAL, TEXTS, complaint, jsonl, make_model, make_tokenizer, save_pickled)
 
 # older ones cannot read a pytorch_model.bin safely, so it is refused
 PICKLES = torch.__version__ >= (2, 6)
@@ -178,94 +176,6 @@ def test_positions_that_count_from_behind_the_padding():
 
 def test_context(loaded):
     assert context_length(loaded[0]) == 64
-
-
-# -- fused attention -------------------------------------------------------------------------------
-
-def padded_batch(lengths):
-    generator = torch.Generator().manual_seed(sum(lengths))
-    ids = [torch.randint(31, (length,), generator=generator).tolist() for length in lengths]
-    return next(stories.batches(ids, len(lengths)))
-
-
-def fused(model):
-    fuse(model)
-    return model
-
-
-def slopes(model, batch):
-    """Logits at real tokens, and the gradients of all parameters."""
-    logits = model(input_ids=batch.input_ids, use_cache=False).logits
-    loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch.labels.flatten(),
-                                             ignore_index=-100, reduction="sum")
-    model.zero_grad()
-    loss.backward()
-    gradients = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
-    return logits.detach()[batch.mask], gradients
-
-
-@pytest.fixture
-def kernel_calls(monkeypatch):
-    """A list that grows by one whenever PyTorch's fused attention is called."""
-    calls, real = [], torch.nn.functional.scaled_dot_product_attention
-
-    def counted(*arguments, **options):
-        calls.append(1)
-        return real(*arguments, **options)
-
-    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", counted)
-    return calls
-
-
-@pytest.mark.parametrize("lengths", [[2], [8, 7, 3], [9, 9], [30, 17, 8, 2]])  # the window is 8
-@pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 2e-5), (torch.float64, 2e-6)])
-def test_fused_attention_is_the_written_out_one(lengths, dtype, tolerance, kernel_calls):
-    batch = padded_batch(lengths)
-    logits, gradients = slopes(tiny_model("gpt_neo", dtype), batch)
-    assert kernel_calls == []
-    found, theirs = slopes(fused(tiny_model("gpt_neo", dtype)), batch)
-    assert len(kernel_calls) == 2  # once a layer
-    torch.testing.assert_close(found, logits, rtol=tolerance,
-                               atol=tolerance * logits.abs().max().item())
-    for name, expected in gradients.items():
-        room = 10 * tolerance * max(1, expected.abs().max().item())
-        torch.testing.assert_close(theirs[name], expected, rtol=10 * tolerance, atol=room)
-
-
-def kinds(model):
-    return [type(module) for module in model.modules()]
-
-
-def test_a_model_is_loaded_with_fused_attention_unless_asked_without(neo, kernel_calls):
-    batch = padded_batch([9, 5])
-    (model, _), (plain, _) = load_model(neo, "cpu"), load_model(neo, "cpu", fused=False)
-    assert kinds(model).count(FusedAttention) == 2 and FusedAttention not in kinds(plain)
-    kernel_calls.clear()
-    expected = plain(input_ids=batch.input_ids).logits
-    assert kernel_calls == []
-    torch.testing.assert_close(model(input_ids=batch.input_ids, use_cache=False).logits, expected)
-    assert len(kernel_calls) == 2
-
-
-def test_fused_attention_leaves_training_a_cache_masks_and_other_families_alone(kernel_calls):
-    model, plain = fused(tiny_model("gpt_neo")), tiny_model("gpt_neo")
-    ids, mask = padded_batch([9, 9]).input_ids, torch.ones(2, 9).long()
-    mask[0, :3] = 0  # padding on the left, as `generate` has it
-    for options in ({"attention_mask": mask}, {"attention_mask": mask.flip(1)}):
-        found, expected = (one(input_ids=ids, **options).logits for one in (model, plain))
-        assert torch.equal(found, expected) and kernel_calls == []
-    writing = {"attention_mask": torch.ones(2, 9).long(), "min_new_tokens": 4, "max_new_tokens": 4}
-    found, expected = (one.generate(ids, **writing, do_sample=False) for one in (model, plain))
-    assert torch.equal(found, expected) and found.shape == (2, 13)
-    assert len(kernel_calls) == 2  # for what was given; what is new reads the others in the cache
-    kernel_calls.clear()
-    found, expected = (one.train()(input_ids=ids).logits for one in (model, plain))
-    assert torch.equal(found, expected) and kernel_calls == []
-    for family in ("gpt2", "llama"):
-        model = tiny_model(family)
-        before = kinds(model)
-        assert kinds(fused(model)) == before
-    fuse(torch.nn.Sequential(torch.nn.Linear(2, 2)))
 
 
 # -- stories ---------------------------------------------------------------------------------------
