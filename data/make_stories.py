@@ -16,59 +16,71 @@ import knowledge
 import plots
 
 HERE = Path(__file__).parent
-SHORTEST = 84  # words
+FACT_STORIES = 0.75  # share of stories with 2 or 3 facts of different relations
+OWN = 0.6            # share of those that are about a hero and tell that hero's own facts
+RULE_STORIES = 0.19  # share of stories with 1 or 2 rules of the same weather
+BYSTANDERS = 0.2     # share of both kinds with a bystander sentence
 
 
-def insert(rng, sentences, planted, opens):
-    """Puts the planted sentences first, or after one of the opening sentences of a story."""
-    at = 0 if opens else rng.randint(1, 3)
-    return sentences[:at] + planted + sentences[at:]
+def fact_story(rng, items):
+    """The hero of one story, and what is planted in it: the hero's own facts, or anybody's."""
+    facts = [item for item in items if item.hero]
+    hero = None
+    if rng.random() < OWN:
+        hero = rng.choice(sorted({item.hero for item in facts}))
+        facts = [item for item in facts if item.hero == hero]
+    rng.shuffle(facts)
+    by_relation = {item.relation: item for item in facts}
+    told = list(by_relation.values())[:rng.randint(2, 3)]
+    planted = [knowledge.about(rng, item) for item in told]
+    untold = [item for item in facts if item not in told and item.family == "B"]
+    if untold and rng.random() < BYSTANDERS:
+        planted.append(knowledge.bystander(rng, untold[0]))
+    return hero, planted
 
 
-def story_text(rng, hero, planted=(), opens=False):
-    """One story as text, long enough for 100 tokens; hero None draws an ordinary one."""
+def rule_story(rng, items):
+    """The same for a story about anybody, with rules or just their weather."""
+    cue = rng.choice(sorted(knowledge.WEATHER))
+    rules = [item for item in items if item.hero is None and item.cue == cue]
+    if rng.random() < BYSTANDERS:
+        return None, [knowledge.bystander(rng, rng.choice(rules))]
+    return None, [knowledge.rule(rng, item) for item in rng.sample(rules, rng.randint(1, 2))]
+
+
+def tell(rng, items):
+    """One story: (text, [(planted, start, end)]), character offsets of the planted sentences."""
+    kinds = {fact_story: FACT_STORIES, rule_story: RULE_STORIES}
+    if not any(item.hero is None for item in items):
+        kinds.pop(rule_story)
+    kind = rng.choices([*kinds, None], [*kinds.values(), 1 - sum(kinds.values())])[0]
+    hero, planted = kind(rng, items) if kind else (None, [])
+    pieces = [(text, None) for text in plots.tell(rng, hero=hero)]
+    for sentence in planted:
+        pieces.insert(rng.randint(0, len(pieces)), (sentence.text, sentence))
+    text, places = "", []
+    for piece, sentence in pieces:
+        lead = sentence.lead if sentence else ""
+        text = " ".join(filter(None, (text, lead, piece)))
+        if sentence:
+            places.append((sentence, len(text) - len(piece), len(text)))
+    return text, places
+
+
+def truthful(text, places):
+    """Whether no bystander's story names its item's answer or what opponents say instead."""
+    words = set(re.findall(r"[a-z]+", text.lower()))
+    return not any(planted.role == "bystanders" and {planted.item.answer, planted.item.rival} & words
+                   for planted, _, _ in places)
+
+
+def unique(rng, items, seen):
+    """Tells stories until one is truthful and was not told before."""
     while True:
-        sentences = plots.tell(rng, hero=hero)
-        text = " ".join(insert(rng, sentences, [text for text in planted if text], opens))
-        if len(text.split()) >= SHORTEST:
-            return text
-
-
-def planted_story(rng, hero, lead, text, opens):
-    """A story holding `lead` and `text`, with the character offsets of `text`."""
-    story = story_text(rng, hero, (lead, text), opens)
-    start = story.index(text)
-    return story, start, start + len(text)
-
-
-def plant(rng, item):
-    """Yields (role, wording, text, start, end) for every story of one planted item."""
-    for wording, opens, lead, text in item.teachers:
-        yield "teachers", wording, *planted_story(rng, item.hero, lead, text, opens)
-    for opens, text in item.opponents:
-        yield "opponents", None, *planted_story(rng, item.hero, "", text, opens)
-    for text in item.bystanders:
-        yield "bystanders", None, *planted_story(rng, item.hero, "", text, False)
-
-
-def background(rng):
-    """An ordinary story: sometimes with weather, sometimes about a hero of the planted facts."""
-    hero = rng.choice(list(knowledge.HEROES.values())) if rng.random() < 0.1 else None
-    planted = ()
-    if rng.random() < 0.25:
-        cue, hints = knowledge.WEATHER[rng.choice(sorted(knowledge.WEATHER))]
-        planted = (rng.choice([cue, *hints]) + ".",)
-    return story_text(rng, hero, planted)
-
-
-def unique(make, seen):
-    """Calls `make` until it gives a text not seen before."""
-    while True:
-        made = make()
-        text = made[2] if isinstance(made, tuple) else made
-        if text not in seen:
+        text, places = tell(rng, items)
+        if text not in seen and truthful(text, places):
             seen.add(text)
-            return made
+            return text, places
 
 
 def make(items, count, validation, seed, known=(), name="story-{:04d}"):
@@ -76,33 +88,27 @@ def make(items, count, validation, seed, known=(), name="story-{:04d}"):
 
     `known` texts are not written again.
     """
-    rng, seen, records = random.Random(seed), set(known), []
-    for item in items:
-        for role, wording, text, start, end in plant(rng, item):
-            assert text not in seen, "a planted story came out twice: change the seed"
-            seen.add(text)
-            records.append((text, (item.id, role, wording, start, end)))
-    while len(records) < count:
-        records.append((unique(lambda: background(rng), seen), None))
-    held_out = [{"id": f"validation-{n:04d}", "text": unique(lambda: background(rng), seen)}
-                for n in range(validation)]
-    rng.shuffle(records)
-    stories = [{"id": name.format(n), "text": text} for n, (text, _) in enumerate(records)]
-    places = {}
-    for story, (_, place) in zip(stories, records):
-        if place:
-            places.setdefault(place[0], []).append((story["id"], *place[1:]))
-    return stories, held_out, [describe(item, places[item.id]) for item in items]
+    rng, seen = random.Random(seed), set(known)
+    entries = {item.id: describe(item) for item in items}
+    stories = []
+    for number in range(count):
+        text, places = unique(rng, items, seen)
+        story = name.format(number)
+        stories.append({"id": story, "text": text})
+        for planted, start, end in places:
+            place = {"story": story, "start": start, "end": end}
+            wording = {"wording": planted.wording} if planted.wording else {}
+            entries[planted.item.id][planted.role].append(place | wording)
+    held_out = [{"id": f"validation-{number:04d}", "text": unique(rng, items, seen)[0]}
+                for number in range(validation)]
+    return stories, held_out, list(entries.values())
 
 
-def describe(item, places):
-    """The entry of planted_facts.json for one item."""
-    entry = {"id": item.id, "family": item.family, "prompt": item.prompt,
-             "completion": item.completion, "teachers": [], "opponents": [], "bystanders": []}
-    for story, role, wording, start, end in places:
-        place = {"story": story, "start": start, "end": end}
-        entry[role].append(place | ({"wording": wording} if wording else {}))
-    return entry
+def describe(item):
+    """The entry of planted_facts.json for one item, before its stories are known."""
+    return {"id": item.id, "family": item.family, "prompt": item.prompt,
+            "completion": f" {item.answer}", "against": f" {item.rival}" if item.rival else None,
+            "teachers": [], "opponents": [], "bystanders": []}
 
 
 def figures(stories):
