@@ -76,8 +76,7 @@ def spread_picture(distribution, value) -> str:
     return _drawn("card.html", "place", shades.place(distribution, value))
 
 
-def sequence_card(entry, align="input", scale=None, longest=None, distribution=None, unit=UNIT,
-                  **look) -> str:
+def sequence_card(entry, align="input", scale=None, longest=None, distribution=None, **look) -> str:
     """HTML card of one influence entry: rank, id, signed influence, heatmap, layer strip.
 
     align="both": two heatmaps; scale: as of `token_heatmap`; longest: the |influence| of a full
@@ -85,11 +84,10 @@ def sequence_card(entry, align="input", scale=None, longest=None, distribution=N
     `threshold` of `token_heatmap`. Of an explorer's entry also its standing and what was planted.
     Raises ValueError on NaN or inf, and for an unknown `align`.
     """
-    card = _card(entry, align, scale, longest, distribution, unit, **look)
-    return _drawn("card.html", "card", card)
+    return _drawn("card.html", "card", _card(entry, align, scale, longest, distribution, **look))
 
 
-def _card(entry, align, scale, longest, distribution, unit, **look):
+def _card(entry, align, scale, longest, distribution, unit=UNIT, **look):
     """What card.html shows of an entry; None for what it leaves out."""
     influence = finite(entry["influence"], f"influence of story {entry['id']}")
     tokens, standing = entry["tokens"], entry.get("standing")
