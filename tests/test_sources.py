@@ -297,7 +297,7 @@ def test_a_query_is_read_with_its_completion_and_its_notes(parrot, tokenizer):
     typed = Query("He liked the", "windmill")
     query, encoded, notes = read_query(parrot, tokenizer, typed)
     assert query == typed and encoded == encode_query(tokenizer, typed, 64)
-    assert notes == notes_on(tokenizer, *vars(typed).values()) and len(notes) == 1
+    assert notes == notes_on(tokenizer, typed.prompt, typed.completion) and len(notes) == 1
     asked = Query("Once upon a time there was a little fox named Tom. He liked the")
     query, encoded, notes = read_query(parrot, tokenizer, asked)
     assert (query.prompt, query.completion, notes) == (asked.prompt, " windmill", [])

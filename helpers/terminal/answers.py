@@ -69,7 +69,7 @@ def exact_token_scores(setting: Setting, asked: Asked, rows=None) -> dict[str, t
         places = list(range(len(batch.index)))
         for query in range(len(asked.queries)):  # in turn: memory stays that of a batch
             values = token_scores(captured, ihvps, [query] * len(places), places, total)
-            token[query, batch.index, :values.shape[-1]] = values.sum(1).cpu()
+            token[query, batch.index, :values.shape[-1]] = values.sum(1).to(token)
     return {"sequence": finite(processes.total(token).sum(-1)), "token": token}
 
 
