@@ -19,10 +19,10 @@ from helpers.sources import read_query
 from helpers.sources.texts import beginnings
 from helpers.stories import Query, Story, batches, content_weights, encode_query, padded, tokenise
 from helpers.terminal.answers import (Asked, ask, entries, exact_scores, exact_token_scores,
-                                      explain_indexed, picked_tokens, told)
+                                      explain_indexed, matching, picked_tokens, told)
 from helpers.terminal.fitting import fit
 from helpers.terminal.index import open_index
-from helpers.terminal.setting import Setting
+from helpers.terminal.setting import Setting, _gradients
 from safetensors.torch import load_file
 from test_processes import same, torchrun
 
@@ -181,6 +181,13 @@ def replaced(setting, target):
     other = replace(setting, target=target)
     other.max_positions = setting.max_positions
     return other
+
+
+def test_what_padding_does_is_looked_for_in_the_gradients_that_count(family):
+    setting, _ = confident_setting(family)
+    ids = setting.corpus.ids
+    expected = gradients_of(setting.model, setting.layers, [log_odds_loss(setting.model, ids[3])])
+    near(_gradients(setting, [3]), torch.cat([x.flatten(1) for x in expected.values()], 1), family)
 
 
 def test_two_stories_have_two_profiles():
@@ -346,6 +353,13 @@ def test_a_contrast_is_the_difference_of_two(worded, contexts, target):
     torch.testing.assert_close(found[0], scores[0] - scores[1], rtol=1e-3, atol=1e-4 * scale)
     assert (found[0] - scores[0]).abs().max() > 0.1 * scale  # or against did nothing
     assert both.against[1] is None
+
+
+def test_words_match_what_stands_against_too(worded):
+    corpus = tokenise([Story(word, f"One day a {word} ran by.") for word in ("fox", "hen", "owl")],
+                      worded.tokenizer, 64)
+    assert matching([Query("Look, a", " fox")], corpus, 1) == [0]
+    assert matching([Query("Look, a", " cat", " owl")], corpus, 1) == [2]
 
 
 def test_sums_of_rows_are_sums_of_scores(family):
