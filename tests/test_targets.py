@@ -306,6 +306,7 @@ def test_too_few_beginnings_that_fit_are_told(worded):
     most = int(re.search(r"give at most (\d+)", message)[1])
     assert len(drawn(worded, [query], most)) == most
     assert complaint(drawn, worded, [query], 1, longest=5)
+    assert "the completion is empty" in complaint(ask, worded, [Query(PROMPT)], None)
 
 
 def test_contexts_are_the_mean_of_single_queries(worded):
@@ -439,7 +440,10 @@ def test_the_options_and_what_the_json_says_of_them(result, cli, tmp_path):
     _, out, _ = cli(*options)
     assert "→ fox  (log p = " in out and "rather than → sea  (log p = " in out
     assert out.count(f"({found['unit']})") == 2
+    assert "raise the completion against the other (nats" in out
+    assert max(map(len, out.split("\n"))) <= 100
     _, out, _ = cli(PROMPT, "--completion", " fox")
+    assert "raise the completion's probability (nats per extra copy)\n" in out
     assert out.count("(nats per extra copy)") == 2 and "rather than" not in out
 
 

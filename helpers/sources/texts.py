@@ -206,7 +206,7 @@ def beginnings(tokenizer, stories: list[Story], queries: list[Query], count, lon
     more than `longest` tokens. Raises InputError when too few are left.
     """
     chance, found = random.Random(seed), []
-    answers = [_words(plain.completion) for query in queries for plain in plain_queries(query)]
+    answers = {_words(text or "") for each in queries for text in (each.completion, each.against)}
     for story in chance.sample(stories, len(stories) if count else 0):
         if len(found) == count:
             break
