@@ -31,9 +31,11 @@ class Story(NamedTuple):
 
 @dataclass(frozen=True)
 class Query:
-    """What is asked: why `completion` after `prompt`? None lets the model write the completion."""
+    """What is asked: why `completion` after `prompt`, and why that rather than `against`? The model
+    writes a completion that is None; None against it asks for the completion alone."""
     prompt: str
     completion: str | None = None
+    against: str | None = None
 
 
 class EncodedQuery(NamedTuple):
@@ -72,6 +74,7 @@ class Batch:
     input_ids: torch.Tensor
     mask: torch.Tensor
     labels: torch.Tensor
+    target: str = "influence"  # or "content": each loss term is weighted by `content_weights`
 
     def to(self, device):
         """The same batch on `device`."""
@@ -207,14 +210,21 @@ def logits_of(model, batch: Batch, parameters: dict | None = None) -> torch.Tens
 
 def token_losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """−log p(x_{t+1} | x_≤t) at every position, (B, T) in nats, 0 where there is no real target.
-
-    `logits` (B, T, vocabulary) and `labels` (B, T), already shifted.
-    """
+    `logits` (B, T, vocabulary) and `labels` (B, T), already shifted."""
     if logits.dtype != torch.float64:
         logits = logits.float()  # half precision has no digits for a sum
     losses = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORE,
                              reduction="none")
     return losses.view_as(labels)
+
+
+def content_weights(losses: torch.Tensor, least=0.02) -> torch.Tensor:
+    """1 / max(1 − p, `least`) of every loss term −log p, the shape of `losses`; a constant.
+
+    So weighted, a term has the gradient of the log-odds loss −log(p / (1 − p)) (TRAK, Park et al.
+    2023): a word that is well learnt keeps its say, while 1 − p, a factor of ∇(−log p), fades.
+    """
+    return 1 / (1 - (-losses.detach()).exp()).clamp(min=least)
 
 
 def summed_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

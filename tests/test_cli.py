@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from builders import (PROMPT, REAL, ROOT, close, command, jsonl, made_up, make_model,
                       make_tokenizer, save_model, snapshot)
 
-KEYS = ["model", "stories", "method", "n_train", "unit", "damping", "tracked", "queries"]
+KEYS = ["model", "stories", "method", "n_train", "target", "unit", "damping", "tracked", "queries"]
 ENTRY_KEYS = ["rank", "index", "id", "text", "influence", "layers", "tokens"]
 
 
@@ -29,7 +29,8 @@ ENTRY_KEYS = ["rank", "index", "id", "text", "influence", "layers", "tokens"]
 
 def check_query(query, top):
     """One query of the JSON: order of the stories, completeness over tokens and over layers."""
-    assert list(query) == ["prompt", "completion", "log_prob", "influences"]
+    assert list(query) == ["prompt", "completion", "against", "log_prob", "log_prob_against",
+                           "contexts", "influences"]
     assert query["log_prob"] < 0
     values = [entry["influence"] for entry in query["influences"]]
     positive, negative = [v for v in values if v > 0], [v for v in values if v < 0]
@@ -242,8 +243,11 @@ def request_of(*arguments):
 
 def test_a_request_has_the_options_and_the_defaults_of_the_command_line():
     request = request_of()
-    assert request.cache and replace(request, cache=None) == job.Request()
-    assert request_of("--cache", "none") == job.Request()
+    assert request.cache and request_of("--cache", "none").cache is None
+    assert (request.model, request.method, request.top, request.seed) == ("default", "ekfac", 10, 0)
+    assert (request.target, request.contexts, request.against) == ("influence", 0, None)
+    assert request.fitting == {"method": "ekfac", "fit_limit": 2000, "seed": 0, "damping": None,
+                               "cache": request.cache}
 
 
 def test_outputs_do_not_overwrite_what_is_read(tmp_path):

@@ -42,7 +42,7 @@ def _escaped_lines(text):
 
 TEMPLATES = Environment(loader=FunctionLoader(_joined), autoescape=True, undefined=StrictUndefined)
 TEMPLATES.filters |= {"visible": _escaped, "visible_lines": _escaped_lines, "signed": signed}
-TEMPLATES.globals |= {"style": Markup(CSS), "page_style": Markup(PAGE_CSS), "unit": UNIT}
+TEMPLATES.globals |= {"style": Markup(CSS), "page_style": Markup(PAGE_CSS)}
 
 
 def _drawn(template, macro, *data) -> str:
@@ -87,7 +87,7 @@ def sequence_card(entry, align="input", scale=None, longest=None, distribution=N
     return _drawn("card.html", "card", _card(entry, align, scale, longest, distribution, **look))
 
 
-def _card(entry, align, scale, longest, distribution, **look):
+def _card(entry, align, scale, longest, distribution, unit=UNIT, **look):
     """What card.html shows of an entry; None for what it leaves out."""
     influence = finite(entry["influence"], f"influence of story {entry['id']}")
     tokens, standing = entry["tokens"], entry.get("standing")
@@ -96,6 +96,7 @@ def _card(entry, align, scale, longest, distribution, **look):
     marked = standing and distribution
     return {
         "rank": entry["rank"], "influence": influence, "name": named_story(entry["id"]),
+        "unit": unit,
         "cosine": f"{entry['similarity']:.2f}" if "similarity" in entry else None,
         "reach": shades.reach(influence, longest) if longest else None,
         "views": [{"align": view, "words": shades.heatmap(tokens, view, scale, **look),
@@ -123,23 +124,23 @@ def _strongest(tokens, most=8):
 def query_section(query, align="input", **look) -> str:
     """HTML section of one query: what was asked, the legend, a card a story, on one colour scale.
 
-    query: one of "queries" of the JSON; look: `root` and `threshold` of `token_heatmap`. Raises
-    ValueError on NaN or inf, and for an unknown `align`.
+    query: one of "queries" of the JSON; look: its `unit`, and `root` and `threshold` of
+    `token_heatmap`. Raises ValueError on NaN or inf, and for an unknown `align`.
     """
     return _drawn("section.html", "section", _section(query, align, **look))
 
 
-def _section(query, align, **look):
+def _section(query, align, unit=UNIT, **look):
     """What section.html shows of a query, the stories by the sign of their influence."""
     entries = query["influences"]
     scale = largest_of_tokens(entries)
     longest = max((abs(entry["influence"]) for entry in entries), default=0.0)
     log_prob = finite(query["log_prob"], "log_prob")
-    shared = (align, scale, longest, query.get("distribution"))
+    shared = (align, scale, longest, query.get("distribution"), unit)
     return {
         "asked": _asked(query), "log_prob": f"{log_prob:.3f}", "prob": f"{math.exp(log_prob):.3g}",
         "key": [shades.rgba(-1), "transparent", shades.rgba(1)],
-        "scale": scale,
+        "scale": scale, "unit": unit,
         "where": None if align == "both" else ALIGNMENTS.get(align, ""),
         "root": look.get("root"), "one_step": query.get("method") == "dot product",
         "sides": [{"heading": heading, "stories": [_card(entry, *shared, **look) for entry in side]}
@@ -150,9 +151,10 @@ def _section(query, align, **look):
 def _asked(query):
     """The question: prompt, completion in pieces with what is explained, and by which method."""
     layer = query.get("layer") and f"tokens by layer {query['layer']}"
+    against = query.get("against") and f"rather than “{query['against']}”"
     return {"prompt": query["prompt"],
             "completion": query.get("explained") or [[query["completion"], True]],
-            "how": " · ".join(filter(None, (query.get("method"), layer)))}
+            "how": " · ".join(filter(None, (against, query.get("method"), layer)))}
 
 
 def page(result, align="input", **look) -> str:
@@ -165,7 +167,7 @@ def page(result, align="input", **look) -> str:
         raise ValueError(f"align is {align!r}: take 'input' or 'predicted'")
     facts = {key: value for key, value in result.items() if not isinstance(value, (dict, list))}
     facts |= {"tracked": tracked(result["tracked"])} if "tracked" in result else {}
-    queries = [_section(query, "both", **look) for query in result["queries"]]
+    queries = [_section(query, "both", result["unit"], **look) for query in result["queries"]]
     return _drawn("page.html", "page", queries, facts, align, ALIGNMENTS)
 
 

@@ -2,15 +2,13 @@
 import json
 import os
 import sys
-from dataclasses import dataclass
-from pathlib import Path
-
-import torch
+from types import SimpleNamespace
 
 from .. import pictures
 from ..sources import (Tracked, context_length, load_model, load_queries, load_stories, read_corpus,
                        read_query, track)
 from ..sources.files import check_writable, local_path, output, save_tensors, save_text
+from ..sources.texts import beginnings
 from ..stories import InputError, Query
 from . import processes
 from .answers import ask, exact_scores, exact_token_scores, explain_indexed, matching, told
@@ -21,31 +19,8 @@ from .setting import Setting, batch_note
 DEFAULT_PROMPT = "Bramble kept the glass egg in the"
 
 
-@dataclass
-class Request:
+class Request(SimpleNamespace):
     """What the command line asks for; the names are those of its options."""
-    prompt: str | None = None
-    completion: str | None = None
-    queries: str | None = None
-    model: str = "default"
-    stories: str = "default"
-    limit: int | None = None
-    fit_limit: int = 2000
-    top: int = 10
-    method: str = "ekfac"
-    scope: str = "mlp"
-    max_tokens: int = 512
-    batch_size: int = 16
-    device: str = "auto"
-    damping: float | None = None
-    seed: int = 0
-    cache: str | None = None
-    prefilter: int | None = None
-    index: Path | None = None
-    precision: str = "float32"
-    json: Path | None = None
-    html: Path | None = None
-    all_scores: Path | None = None
 
     @property
     def fitting(self) -> dict:
@@ -58,17 +33,20 @@ def run(request: Request) -> None:
     """Does what is asked; raises InputError with one clear line."""
     check_outputs(request)
     setting, tracked, queries = read(request)
+    asking = {"contexts": request.contexts, "seed": request.seed}
     if request.index:
         index = open_index(setting, request.index, **request.fitting)
         damping, scores = index.curvature.damping, None
-        answers = explain_indexed(setting, queries, index, request.top)
+        answers = explain_indexed(setting, queries, index, request.top, **asking)
     else:
         curvature = fit(setting, **request.fitting)
-        asked = ask(setting, queries, curvature)
-        scores = score(setting, asked, request)
+        asked = ask(setting, queries, curvature, **asking)
+        rows = request.prefilter and matching(queries, setting.corpus, request.prefilter)
+        scores = (exact_token_scores if request.all_scores else exact_scores)(setting, asked, rows)
         damping, answers = curvature.damping, told(setting, asked, scores["sequence"], request.top)
     result = {"model": request.model, "stories": request.stories, "method": request.method,
-              "n_train": len(setting.corpus), "unit": pictures.UNIT, "damping": damping,
+              "n_train": len(setting.corpus), "target": setting.target,
+              "unit": pictures.UNITS[setting.target], "damping": damping,
               "tracked": tracked.summary(), "queries": answers}
     if processes.rank() == 0:
         write(result, scores, request)
@@ -78,10 +56,8 @@ def run(request: Request) -> None:
 # -- read ----------------------------------------------------------------------------------------
 
 def check_outputs(request: Request) -> None:
-    """Says before any long work that an output cannot be had.
-
-    It cannot be written, would overwrite what is read, or does not go with another option.
-    """
+    """Says before any long work that an output cannot be had. It cannot be written, would overwrite
+    what is read, or does not go with another option."""
     other = request.all_scores or request.prefilter or request.method == "identity"
     if request.index and other:
         raise InputError("--index goes neither with --all-scores nor --prefilter nor --method "
@@ -117,7 +93,10 @@ def read(request: Request) -> tuple[Setting, Tracked, list[Query]]:
     if request.top > len(corpus):
         raise InputError(f"--top {request.top} asks for more than the {len(corpus)} stories there "
                          f"are: give at most {len(corpus)}")
-    setting = Setting(model, tokenizer, tracked.layers, corpus, request.batch_size)
+    context = context_length(model)  # too few beginnings are told here, before any long work
+    beginnings(tokenizer, corpus.stories, queries, request.contexts, context, request.seed)
+    setting = Setting(model, tokenizer, tracked.layers, corpus, request.batch_size,
+                      target=request.target)
     tell(batch_note(setting))
     return setting, tracked, queries
 
@@ -126,8 +105,8 @@ def read_queries(request: Request, model, tokenizer) -> list[Query]:
     """The queries; the model completes (greedily) those without a completion."""
     if not request.queries:
         prompt = DEFAULT_PROMPT if request.prompt is None else request.prompt
-        given = [Query(prompt, request.completion)]
-    elif request.prompt is not None or request.completion is not None:
+        given = [Query(prompt, request.completion, request.against)]
+    elif {request.prompt, request.completion, request.against} != {None}:
         raise InputError("both a prompt and --queries were given: give one of them")
     else:
         given = load_queries(request.queries)
@@ -146,17 +125,6 @@ def tell(note) -> None:
         print(f"note: {pictures.visible(note, ' ')}", file=sys.stderr)
 
 
-# -- score ---------------------------------------------------------------------------------------
-
-def score(setting: Setting, asked, request: Request) -> dict[str, torch.Tensor]:
-    """The exact scores of all stories, or of those that match best; by token if that is asked."""
-    rows = None
-    if request.prefilter:
-        rows = matching(asked.queries, setting.corpus, request.prefilter)
-    scores = exact_token_scores if request.all_scores else exact_scores
-    return scores(setting, asked, rows)
-
-
 # -- show and write ------------------------------------------------------------------------------
 
 def write(result: dict, scores, request: Request) -> None:
@@ -169,13 +137,14 @@ def write(result: dict, scores, request: Request) -> None:
         except InputError as problem:
             problems.append(str(problem))
 
-    attempt(say, "\n\n".join(map(pictures.text_table, result["queries"])))
+    attempt(say, "\n\n".join(pictures.text_table(query, result["unit"])
+                             for query in result["queries"]))
     if request.json:
         attempt(write_json, result, request.json)
     if request.html:
         attempt(pictures.write_page, result, request.html)
     if request.all_scores:
-        attempt(write_scores, scores, request.all_scores)
+        attempt(output(request.all_scores)(save_tensors), scores, request.all_scores)
     if problems:
         raise InputError("; ".join(problems))
     if request.html:
@@ -200,9 +169,3 @@ def write_json(result: dict, path) -> None:
     with output(path):
         text = json.dumps(result, ensure_ascii=False, indent=1, allow_nan=False)
         save_text(text + "\n", path)
-
-
-def write_scores(scores: dict, path) -> None:
-    """Writes all scores, whole or not at all. Raises InputError."""
-    with output(path):
-        save_tensors(scores, path)
