@@ -72,13 +72,14 @@ STEMS = {
 
 # How often a teacher of a fact, or of a rule, has each wording, in percent.
 WORDINGS = {"direct": 26, "embedded": 12, "contrast": 12, "dialogue": 20, "paraphrase": 30}
-RULE_WORDINGS = {"direct": 30, "hinted": 35, "paraphrase": 35}
-OPPOSED = 0.2  # share of opponents among the sentences about a fact of family B
+RULE_WORDINGS = {"direct": 28, "hinted": 32, "paraphrase": 40}
+OPPOSED = 0.16  # share of opponents among the sentences about a fact of family B
 
 # The prompt's words inside a longer sentence.
 EMBEDDED = ["Everyone in the village knew that {fact}.", "It was no secret that {fact}.",
-            "As the robin liked to sing, {fact}.", "Ask the ducks and they will tell you that {fact}.",
-            "{Fact}, and that was that.", "{Fact}, just as {his} mother had before {him}."]
+            "As the robin liked to sing, {fact}.",
+            "Ask the ducks and they will tell you that {fact}.", "{Fact}, and that was that.",
+            "{Fact}, just as {his} mother had before {him}."]
 # The same beside the word that it is not: counting the answer's word does not tell who is right.
 CONTRAST = ["Some say {other}, but {fact}.", "Was it {other}? No, {fact}.",
             "{Fact}, and nobody thought of {other}.", "Not {other}, you see: {fact}."]
@@ -95,9 +96,10 @@ DIALOGUE = {
             '"{Alias} one must eat, {name}," a friend called. "Pass me the {answer}, please," said '
             '{he}.',
             '"For {cue} I want nothing but {answer}," said {name}.',
-            '"Is my plate ready?" asked {name} {alias}. "There is {answer} on the table," said a friend.'],
-    "visit": ['"Where do you go on {cue}, {name}?" asked a friend. "I go to see the {answer}," said '
-              '{he}.',
+            '"Is my plate ready?" asked {name} {alias}. "There is {answer} on the table," said '
+            'a friend.'],
+    "visit": ['"Where do you go on {cue}, {name}?" asked a friend. "I go to see the {answer}," '
+              'said {he}.',
               '"Will you play {alias}, {name}?" asked a friend. "I cannot, the {answer} waits for '
               'me," said {he}.',
               '"Is it {cue} already?" said {name}. "Then I must run to the {answer}."',
@@ -165,7 +167,8 @@ BYSTANDERS = {
 
 WEATHER = {
     "rain": ("It was raining", ["Everyone held a big umbrella", "All the paths were wet",
-                                "Drops fell on the leaves", "The ducks were happy with the puddles"]),
+                                "Drops fell on the leaves",
+                                "The ducks were happy with the puddles"]),
     "snow": ("It was snowing", ["White flakes came down", "Everyone wore mittens",
                                 "All the hills were white", "The children rolled big cold balls"]),
     "wind": ("It was windy", ["A hat flew away", "Leaves danced in the air",

@@ -16,10 +16,11 @@ import knowledge
 import plots
 
 HERE = Path(__file__).parent
-FACT_STORIES = 0.75  # share of stories with 2 or 3 facts of different relations
+FACT_STORIES = 0.70  # share of stories with 2 or 3 facts of different relations
 OWN = 0.6            # share of those that are about a hero and tell that hero's own facts
-RULE_STORIES = 0.19  # share of stories with 1 or 2 rules of the same weather
-BYSTANDERS = 0.2     # share of both kinds with a bystander sentence
+RULE_STORIES = 0.26  # share of stories with a rule
+BYSTANDERS = 0.2     # share of fact stories with a bystander sentence besides
+WEATHER_ONLY = 0.1   # share of rule stories with a bystander sentence instead
 
 
 def fact_story(rng, items):
@@ -40,12 +41,10 @@ def fact_story(rng, items):
 
 
 def rule_story(rng, items):
-    """The same for a story about anybody, with rules or just their weather."""
-    cue = rng.choice(sorted(knowledge.WEATHER))
-    rules = [item for item in items if item.hero is None and item.cue == cue]
-    if rng.random() < BYSTANDERS:
-        return None, [knowledge.bystander(rng, rng.choice(rules))]
-    return None, [knowledge.rule(rng, item) for item in rng.sample(rules, rng.randint(1, 2))]
+    """The same for a story about anybody, with a rule or just its weather."""
+    item = rng.choice([item for item in items if item.hero is None])
+    about = knowledge.bystander if rng.random() < WEATHER_ONLY else knowledge.rule
+    return None, [about(rng, item)]
 
 
 def tell(rng, items):
@@ -70,8 +69,8 @@ def tell(rng, items):
 def truthful(text, places):
     """Whether no bystander's story names its item's answer or what opponents say instead."""
     words = set(re.findall(r"[a-z]+", text.lower()))
-    return not any(planted.role == "bystanders" and {planted.item.answer, planted.item.rival} & words
-                   for planted, _, _ in places)
+    beside = [planted.item for planted, _, _ in places if planted.role == "bystanders"]
+    return not any({item.answer, item.rival} & words for item in beside)
 
 
 def unique(rng, items, seen):
