@@ -15,7 +15,7 @@ from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.patches import Rectangle
 
 from .shades import BLUE, FAINT, OPACITY, ORANGE, aligned
-from .text import ALIGNMENTS, UNIT, layer_names, named_story, signed, visible
+from .text import ALIGNMENTS, UNIT, layer_names, named_story, signed, signed_tokens, visible
 from .values import finite, finite_array, largest_of_tokens, share_of, tail_share
 
 FONT = FontProperties(family="DejaVu Sans", size=11)
@@ -68,7 +68,7 @@ def plot_token_heatmap(entries, align="input", ax=None):
     limit, width_of = _room(ax)[0], _ruler(FONT, ax.figure.dpi)
     legend = f"{UNIT}, {ALIGNMENTS.get(align, align)}; dotted line: negative"
     bar.set_label(textwrap.fill(legend, int(limit / 5.5)), fontsize=10)
-    blocks = [wrapped(aligned(entry["tokens"], align), width_of, limit) for entry in entries]
+    blocks = [wrapped(aligned(signed_tokens(entry), align), width_of, limit) for entry in entries]
     heights = [(block[-1][0] + 2.6 if block else 2) * STEP for block in blocks]
     ax.set(xlim=(0, limit), ylim=(_room(ax, sum(heights))[1], 0))
     top = 0

@@ -7,17 +7,19 @@ import html
 import math
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
 from ..sources.files import output, save_text
 from . import shades
-from .text import (ALIGNMENTS, UNIT, by_sign, described, named_story, signed, strongest_token,
-                   tracked, visible)
-from .values import finite, largest_of_tokens
+from .asked import MOST_WORDS, Asked, asked, pieces
+from .text import (ALIGNMENTS, UNIT, by_sign, described, named_story, quote, signed, signed_tokens,
+                   strongest_token, tracked, visible)
+from .values import finite, largest, largest_of_tokens
 
-FOLDER = Path(__file__).parent
+FOLDER = Path(__file__).parent / "templates"
 CSS, PAGE_CSS = ("\n" + (FOLDER / name).read_text(encoding="utf-8")
                  for name in ("style.css", "page.css"))
 
@@ -42,70 +44,60 @@ def _escaped_lines(text):
 
 TEMPLATES = Environment(loader=FunctionLoader(_joined), autoescape=True, undefined=StrictUndefined)
 TEMPLATES.filters |= {"visible": _escaped, "visible_lines": _escaped_lines, "signed": signed}
-TEMPLATES.globals |= {"style": Markup(CSS), "page_style": Markup(PAGE_CSS), "unit": UNIT}
+TEMPLATES.globals |= {"style": Markup(CSS), "page_style": Markup(PAGE_CSS),
+                      "most_words": MOST_WORDS}
 
 
 def _drawn(template, macro, *data) -> str:
     return str(getattr(TEMPLATES.get_template(template).module, macro)(*data))
 
 
-# -- parts of a card -------------------------------------------------------------------------------
+# -- a card ----------------------------------------------------------------------------------------
 
-def token_heatmap(tokens, align="input", scale=None, root=False, threshold=0.0) -> str:
+def token_heatmap(tokens, align="input", scale=None) -> str:
     """HTML of a story's tokens, shaded by signed influence (orange +, blue and dotted underline -).
 
     align="input": a value stands on the token read at t; "predicted": on x_{t+1}, the first token
-    has none. scale: the |influence| of the full shade, in nats; None = the largest given. root:
-    shades grow with its square root. threshold: share of the scale below which a token stays blank.
-    Raises ValueError on NaN or inf, and for an unknown `align`.
+    has none. scale: the |influence| of the full shade, in nats; None = the largest given. Raises
+    ValueError on NaN or inf, and for an unknown `align`.
     """
-    words = shades.heatmap(tokens, align, scale, root, threshold)
-    return _drawn("heatmap.html", "heatmap", words)
+    return _drawn("heatmap.html", "heatmap", shades.heatmap(tokens, align, scale))
 
 
-def layer_strip(layers) -> str:
-    """HTML strip with one signed bar a layer, grouped by block, of `{name: nats}`.
-
-    Tooltips hold full names and values. Raises ValueError on NaN or inf.
-    """
-    return _drawn("card.html", "strip", shades.strip(layers))
-
-
-def spread_picture(distribution, value) -> str:
-    """HTML (SVG) of a `spread` with a mark where `value`, nats per extra copy, stands in it."""
-    return _drawn("card.html", "place", shades.place(distribution, value))
+class Shared(NamedTuple):
+    """What all cards of a query have in common."""
+    align: str  # "both": the reader of a page chooses
+    scale: float  # |influence| of a token of the full shade, nats
+    longest: float  # |influence| of a story of a full bar, nats
+    asked: Asked
+    distribution: dict | None  # a `spread` of all stories
+    answers: tuple[str, str | None]  # completion and what it is compared with
+    open: bool  # whether all words are shown at first
 
 
-def sequence_card(entry, align="input", scale=None, longest=None, distribution=None, **look) -> str:
-    """HTML card of one influence entry: rank, id, signed influence, heatmap, layer strip.
-
-    align="both": two heatmaps; scale: as of `token_heatmap`; longest: the |influence| of a full
-    bar, in nats; distribution: a `spread` to mark the story's place in; look: `root` and
-    `threshold` of `token_heatmap`. Of an explorer's entry also its standing and what was planted.
-    Raises ValueError on NaN or inf, and for an unknown `align`.
-    """
-    return _drawn("card.html", "card", _card(entry, align, scale, longest, distribution, **look))
-
-
-def _card(entry, align, scale, longest, distribution, **look):
+def _card(entry, shared):
     """What card.html shows of an entry; None for what it leaves out."""
     influence = finite(entry["influence"], f"influence of story {entry['id']}")
-    tokens, standing = entry["tokens"], entry.get("standing")
-    views = ALIGNMENTS if align == "both" else [align]
-    strongest = strongest_token(tokens)
-    marked = standing and distribution
+    tokens, standing = signed_tokens(entry), entry.get("standing")
+    strongest, decisive = strongest_token(tokens), quote(tokens, influence)
+    marked = standing and shared.distribution
+    parts = zip(shared.answers, entry.get("parts", ()), strict=False)
     return {
         "rank": entry["rank"], "influence": influence, "name": named_story(entry["id"]),
         "cosine": f"{entry['similarity']:.2f}" if "similarity" in entry else None,
-        "reach": shades.reach(influence, longest) if longest else None,
-        "views": [{"align": view, "words": shades.heatmap(tokens, view, scale, **look),
-                   "label": ALIGNMENTS[view]} for view in views],
+        "reach": shades.reach(influence, shared.longest), "open": shared.open,
+        "parts": [(answer, value, shades.reach(value, shared.longest)) for answer, value in parts],
+        "quote": decisive, "side": "for" if influence >= 0 else "against",
+        "mark": shades.rgba(math.copysign(1, decisive["influence"])) if decisive else "",
+        "views": [{"align": view, "label": ALIGNMENTS.get(view),
+                   "words": shades.heatmap(tokens, view, shared.scale, shared.asked)}
+                  for view in (ALIGNMENTS if shared.align == "both" else [shared.align])],
         "layers": shades.strip(entry["layers"]),
         "strongest": None if strongest is None else described(tokens[strongest]),
         "standing": _standing(standing) if standing else None,
-        "place": shades.place(distribution, influence) if marked else None,
+        "place": shades.place(shared.distribution, influence) if marked else None,
         "planted": entry.get("planted"), "note": entry.get("note"),
-        "table": _strongest(tokens) if longest else None,
+        "table": sorted(tokens, key=lambda token: -abs(token["influence"]))[:8],
     }
 
 
@@ -114,77 +106,99 @@ def _standing(standing):
             f"higher than {standing['above']:.2%} of all stories")
 
 
-def _strongest(tokens, most=8):
-    return sorted(tokens, key=lambda token: -abs(token["influence"]))[:most]
-
-
 # -- queries ---------------------------------------------------------------------------------------
 
-def query_section(query, align="input", **look) -> str:
+def query_section(query, align="input") -> str:
     """HTML section of one query: what was asked, the legend, a card a story, on one colour scale.
 
-    query: one of "queries" of the JSON; look: `root` and `threshold` of `token_heatmap`. Raises
+    query: one of "queries" of the JSON, with "unit" where it is not nats per extra copy. Raises
     ValueError on NaN or inf, and for an unknown `align`.
     """
-    return _drawn("section.html", "section", _section(query, align, **look))
+    return _drawn("section.html", "section", _section(query, align))
 
 
-def _section(query, align, **look):
+def _section(query, align):
     """What section.html shows of a query, the stories by the sign of their influence."""
     entries = query["influences"]
-    scale = largest_of_tokens(entries)
-    longest = max((abs(entry["influence"]) for entry in entries), default=0.0)
-    log_prob = finite(query["log_prob"], "log_prob")
-    shared = (align, scale, longest, query.get("distribution"))
+    values = [value for entry in entries for value in (entry["influence"],
+                                                       *entry.get("parts", ()))]
+    shared = Shared(align, largest_of_tokens(entries), largest(values, "influence"), asked(query),
+                    query.get("distribution"), (query["completion"], query.get("against")),
+                    len(entries) == 1)
     return {
-        "asked": _asked(query), "log_prob": f"{log_prob:.3f}", "prob": f"{math.exp(log_prob):.3g}",
+        "asked": pieces(query, shared.asked.numbers), "facts": _facts(query),
+        "overview": query.get("overview"),
         "key": [shades.rgba(-1), "transparent", shades.rgba(1)],
-        "scale": scale,
+        "scale": shared.scale, "unit": query.get("unit", UNIT),
         "where": None if align == "both" else ALIGNMENTS.get(align, ""),
-        "root": look.get("root"), "one_step": query.get("method") == "dot product",
-        "sides": [{"heading": heading, "stories": [_card(entry, *shared, **look) for entry in side]}
-                  for heading, side in by_sign(query)],
+        "one_step": query.get("method") == "dot product",
+        "sides": [{"heading": heading, "stories": [_card(entry, shared) for entry in side]}
+                  for heading, (_, side) in zip(_headings(query), by_sign(query), strict=True)],
     }
 
 
-def _asked(query):
-    """The question: prompt, completion in pieces with what is explained, and by which method."""
+def _headings(query):
+    """(short, what it means) of each column."""
+    answer, against = (query.get(name) or "" for name in ("completion", "against"))
+    if query.get("method") == "TF-IDF":
+        return [("Alike", "the same words, whatever their influence")]
+    if against:
+        return [("For", f"“{answer.strip()}”"), ("Against", f"for “{against.strip()}”")]
+    if query.get("target") == "content":
+        return [("For", "these stories hold it"), ("Against", "these hold another answer")]
+    return [("For", "one more copy raises its probability"), ("Against", "one more copy lowers it")]
+
+
+def _facts(query):
+    """One line: how likely the answers are, and by which method the stories were found."""
+    def likely(answer, log_prob):
+        log_prob = finite(log_prob, "log_prob")
+        return f"log p(“{answer.strip()}”) = {log_prob:.3f} (p = {math.exp(log_prob):.3g})"
+    explained = query.get("explained") or [[query["completion"], True]]
+    facts = [likely("".join(text for text, chosen in explained if chosen), query["log_prob"])]
+    if query.get("against"):
+        facts.append("compared with " + likely(query["against"], query["log_prob_against"]))
+    if query.get("contexts"):
+        facts.append(f"mean over {len(query['contexts'])} beginnings of stories")
     layer = query.get("layer") and f"tokens by layer {query['layer']}"
-    return {"prompt": query["prompt"],
-            "completion": query.get("explained") or [[query["completion"], True]],
-            "how": " · ".join(filter(None, (query.get("method"), layer)))}
+    return " · ".join(filter(None, (*facts, query.get("method"), query.get("target"), layer)))
 
 
-def page(result, align="input", **look) -> str:
+def _sections(result, align):
+    """The queries of a result; what stands at its top is said by each."""
+    top = {name: result[name] for name in ("unit", "target") if name in result}
+    return [_section(top | query, align) for query in result["queries"]]
+
+
+def page(result, align="input") -> str:
     """Standalone HTML page of a whole result: no script, no outside resource.
 
-    The reader can switch the alignment; `align` is the first. look: `root` and `threshold` of
-    `token_heatmap`. Raises ValueError on NaN or inf, and for an unknown `align`.
+    The reader can switch the alignment; `align` is the first. Raises ValueError on NaN or inf, and
+    for an unknown `align`.
     """
     if align not in ALIGNMENTS:
         raise ValueError(f"align is {align!r}: take 'input' or 'predicted'")
     facts = {key: value for key, value in result.items() if not isinstance(value, (dict, list))}
     facts |= {"tracked": tracked(result["tracked"])} if "tracked" in result else {}
-    queries = [_section(query, "both", **look) for query in result["queries"]]
-    return _drawn("page.html", "page", queries, facts, align, ALIGNMENTS)
+    return _drawn("page.html", "page", _sections(result, "both"), facts, align, ALIGNMENTS)
 
 
-def write_page(result, path, align="input", **look) -> None:
+def write_page(result, path, align="input") -> None:
     """Writes `page` of a result to `path`, whole or not at all.
 
     Raises InputError where that folder cannot be written, and ValueError as `page`.
     """
-    text = page(result, align, **look)
+    text = page(result, align)
     with output(path):
         save_text(text, path)
 
 
-def fragment(queries, align="input", **look) -> str:
-    """HTML of queries side by side, with its style, for a notebook; see `query_section`."""
-    return _drawn("page.html", "fragment", [_section(query, align, **look) for query in queries])
+def fragment(queries, align="input") -> str:
+    """HTML of queries, with its style, for a notebook; see `query_section`."""
+    return _drawn("page.html", "fragment", [_section(query, align) for query in queries])
 
 
-def display(query, align="input", **look):
+def display(query, align="input"):
     """One query of a result as IPython.display.HTML, for notebooks; see `query_section`."""
     from IPython.display import HTML
-    return HTML(fragment([query], align, **look))
+    return HTML(fragment([query], align))

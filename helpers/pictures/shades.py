@@ -2,14 +2,13 @@
 import math
 from typing import NamedTuple
 
-from .text import ALIGNMENTS, block_and_matrix, described
+from .text import ALIGNMENTS, BEFORE, BEHIND, block_and_matrix, described
 from .values import finite, largest, largest_of_tokens, share_of
 
 ORANGE, BLUE = (230, 97, 1), (40, 110, 220)  # positive, negative: apart in common colour blindness
 OPACITY = 0.68  # of the strongest token: text keeps a contrast of 4.5 on it, in light and in dark
 CLEAR = 0.005  # opacity that is written as 0.00
 FAINT = 0.1  # share of the full shade up to which no negative token is underlined: half the story
-FAINT_ROOT = 0.3  # the same where shades are square roots
 
 
 def colour_of(positive) -> str:
@@ -36,32 +35,28 @@ def aligned(tokens, align) -> list[tuple[str, dict | None]]:
     return list(zip(texts, sources, strict=False))  # the last source may lie beyond the story
 
 
-def shade(influence, scale, root=False, threshold=0.0) -> float:
-    """Share of the full shade in [-1, 1]; 0 below the threshold, small ones lifted by `root`."""
-    share = share_of(influence, scale)
-    if abs(share) < threshold:
-        return 0.0
-    return math.copysign(math.sqrt(abs(share)), share) if root else share
-
-
 class Word(NamedTuple):
-    """A token of a heatmap; `title` is its tooltip, `shade` a CSS colour, or "" for none."""
+    """A token of a heatmap; `title` its tooltip, `shade` a CSS colour or "", `marks` classes."""
     text: str
     title: str
     shade: str
     underlined: bool
+    marks: str
 
 
-def heatmap(tokens, align, scale=None, root=False, threshold=0.0) -> list[Word]:
+def heatmap(tokens, align, scale=None, asked=None) -> list[Word]:
     """What stands on each token of a story: see `pages.token_heatmap`, with its errors."""
     own = largest_of_tokens([{"tokens": tokens}])
     scale = own if scale is None else finite(scale, "scale")
-    faint, words = FAINT_ROOT if root else FAINT, []
-    for text, source in aligned(tokens, align):
-        share = shade(source["influence"], scale, root, threshold) if source else 0.0
+    cells = aligned(tokens, align)
+    marks = asked.marks([text for text, _ in cells]) if asked else [""] * len(cells)
+    words = []
+    for (text, source), mark in zip(cells, marks, strict=True):
+        share = share_of(source["influence"], scale) if source else 0.0
         title = described(source) if source else "no influence stands on this token"
         colour = rgba(share) if abs(share) * OPACITY >= CLEAR else ""
-        words.append(Word(text, title, colour, underlined=share < -faint))
+        mark = "tw-soft" if text in (BEFORE, BEHIND) else mark
+        words.append(Word(text, title, colour, share < -FAINT, mark))
     return words
 
 

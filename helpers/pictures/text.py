@@ -10,6 +10,9 @@ from itertools import accumulate
 UNIT = "nats per extra copy"
 ALIGNMENTS = {"input": "on the token that was read", "predicted": "on the token being predicted"}
 JOINERS = "\u200c\u200d"  # emoji and Persian need them
+BEFORE, BEHIND = "⊢", "⊣"  # signs for what a tokenizer puts around a text
+SPECIAL = re.compile(r"\s*[<\[].+[>\]]\s*")  # how such a token looks: <|endoftext|>, </s>, [SEP]
+QUOTED = 44  # characters before and behind the token that a card quotes
 COLUMNS = " rank  influence  story         strongest token, in [ ], and what it predicts"
 
 
@@ -48,6 +51,42 @@ def described(token) -> str:
 def strongest_token(tokens) -> int | None:
     """Place of the token of the largest |influence|, the first of equals; None without tokens."""
     return max(range(len(tokens)), key=lambda place: abs(tokens[place]["influence"]), default=None)
+
+
+def signed_tokens(entry) -> list[dict]:
+    """An entry's tokens, with ⊢ and ⊣ in place of the special ones, which no author wrote.
+
+    Those are known by their look, and by not standing in the story's text.
+    """
+    def shown(text, sign):
+        special = text and SPECIAL.fullmatch(text) and text.strip() not in entry["text"]
+        return sign if special else text
+    return [token | {"token": shown(token["token"], BEHIND if place else BEFORE),
+                     "predicted": shown(token.get("predicted"), BEHIND)}
+            for place, token in enumerate(entry["tokens"])]
+
+
+def quote(tokens, influence) -> dict | None:
+    """The token that decides, of the sign of the story's `influence`, in its surroundings.
+
+    `{"before", "read", "predicted", "after", "influence"}`; None without tokens.
+    """
+    sign = 1 if influence >= 0 else -1
+    place = max(range(len(tokens)), key=lambda t: sign * tokens[t]["influence"], default=None)
+    if place is None:
+        return None
+    read = tokens[place]["token"]
+    before, after = ("".join(token["token"] for token in side)
+                     for side in (tokens[:place], tokens[place + 2:]))
+    before += read[:len(read) - len(read.lstrip())]
+    before, after = before.removeprefix(BEFORE), after.removesuffix(BEHIND)
+    if len(before) > QUOTED:
+        before = "…" + re.sub(r"^\S*\s", "", before[-QUOTED:])
+    if len(after) > QUOTED:
+        after = re.sub(r"\s\S*$", "", after[:QUOTED]) + "…"
+    return {"before": before, "read": read.lstrip(), "after": after,
+            "predicted": tokens[place].get("predicted") or "",
+            "influence": tokens[place]["influence"]}
 
 
 def block_and_matrix(layer) -> tuple[str, str]:
@@ -99,7 +138,8 @@ def text_table(query) -> str:
 
 def _row(entry):
     """One story: its numbers, and its strongest token in [ ] between what stands around it."""
-    tokens, top = entry["tokens"], strongest_token(entry["tokens"])
+    tokens = signed_tokens(entry)
+    top = strongest_token(tokens)
     strength, snippet = "", ""
     if top is not None:
         strength = signed(tokens[top]["influence"])
