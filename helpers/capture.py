@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from .stories import Batch, InputError, logits_of, summed_loss
+from .stories import Batch, InputError, content_weights, logits_of, token_losses
 
 MLP_PARTS = {"mlp", "mlps", "mlp_block", "shared_mlp", "feed_forward", "ffn", "fc1", "fc2",
              "intermediate"}
@@ -147,7 +147,8 @@ def frozen(model: nn.Module):
 def backward_pass(model, layers, batch: Batch, choose_labels=None) -> tuple[Capture, torch.Tensor]:
     """One forward and backward pass of the summed loss; returns `(captured, losses (batch,))`.
 
-    The targets are the batch's labels, or `choose_labels(logits)`. No attention mask is needed:
+    The labels are the batch's, whose terms are weighted for a batch of target "content", or
+    `choose_labels(logits)`, whose terms never are. No attention mask is needed:
     padding stands on the right, so causal attention never lets a real token read it, and it has
     no target, so no gradient reaches it: its Ds are exactly zero. Raises InputError for a layer
     that did not run, or whose output no gradient reached.
@@ -155,13 +156,15 @@ def backward_pass(model, layers, batch: Batch, choose_labels=None) -> tuple[Capt
     with frozen(model), torch.enable_grad(), Capture(layers, batch.labels.shape) as captured:
         logits = logits_of(model, batch)
         labels = choose_labels(logits.detach()) if choose_labels else batch.labels
-        losses = summed_loss(logits, labels)
+        losses = token_losses(logits, labels)
+        weighted = batch.target == "content" and not choose_labels
+        weights = content_weights(losses) if weighted else torch.ones_like(losses)
         if losses.requires_grad:  # else not one of the layers has a say: told below
-            losses.sum().backward()
+            losses.backward(weights)
     records = dict(captured.items())
     for name in layers:
         if name not in records or records[name].output_grads is None:
             raise InputError(f"no gradient came back to the output of layer {name!r}: something "
                              "behind it works in place, or nothing uses it; leave it out with "
                              "--scope")
-    return captured, losses.detach()
+    return captured, losses.detach().sum(1)

@@ -37,6 +37,16 @@ def query_gradients(model, layers, queries: list[EncodedQuery]):
     return {name: torch.cat(parts) for name, parts in rows.items()}, torch.cat(log_probs)
 
 
+def combined(rows: dict, weights: torch.Tensor) -> dict:
+    """Σ_i w_i of n gradients or iHVPs, `{layer: (n, out, in+1)}`, for `weights (Q, n)`.
+
+    It asks for Σ_i w_i log p_i: a contrast of two completions has the weights 1 and −1, a mean
+    over K contexts 1/K. Influence is linear in it.
+    """
+    return {name: torch.einsum("qn,noi->qoi", weights.to(some), some)
+            for name, some in rows.items()}
+
+
 # -- scores by sequence --------------------------------------------------------------------------
 
 def sequence_scores(model, layers, stream, ihvps: dict, n_train: int) -> torch.Tensor:

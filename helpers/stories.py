@@ -31,9 +31,13 @@ class Story(NamedTuple):
 
 @dataclass(frozen=True)
 class Query:
-    """What is asked: why `completion` after `prompt`? None lets the model write the completion."""
+    """What is asked: why `completion` after `prompt`, and why that rather than `against`?
+
+    The model writes a completion that is None; None against it asks for the completion alone.
+    """
     prompt: str
     completion: str | None = None
+    against: str | None = None
 
 
 class EncodedQuery(NamedTuple):
@@ -66,12 +70,14 @@ class Batch:
 
     `index` holds their rows in the corpus, `input_ids` (B, T) long (or vectors (B, in), see
     `vector_batch`), `mask` (B, T) bool, `labels` (B, T) long with labels[b, t] = x_{t+1}, −100
-    where there is no real target.
+    where there is no real target. `target` "influence" leaves the loss terms as they are,
+    "content" has each multiplied by its `content_weights`.
     """
     index: list[int]
     input_ids: torch.Tensor
     mask: torch.Tensor
     labels: torch.Tensor
+    target: str = "influence"
 
     def to(self, device):
         """The same batch on `device`."""
@@ -215,6 +221,15 @@ def token_losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     losses = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORE,
                              reduction="none")
     return losses.view_as(labels)
+
+
+def content_weights(losses: torch.Tensor, least=0.02) -> torch.Tensor:
+    """1 / max(1 − p, `least`) of every loss term −log p, the shape of `losses`; a constant.
+
+    A term's gradient fades with 1 − p once its word is learnt. So weighted it is the gradient of
+    the log-odds loss −log(p / (1 − p)), as long as 1 − p ≥ `least` (TRAK, Park et al. 2023).
+    """
+    return 1 / (1 - (-losses.detach()).exp()).clamp(min=least)
 
 
 def summed_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from builders import (PROMPT, REAL, ROOT, close, command, jsonl, made_up, make_model,
                       make_tokenizer, save_model, snapshot)
 
-KEYS = ["model", "stories", "method", "n_train", "unit", "damping", "tracked", "queries"]
+KEYS = ["model", "stories", "method", "n_train", "target", "unit", "damping", "tracked", "queries"]
 ENTRY_KEYS = ["rank", "index", "id", "text", "influence", "layers", "tokens"]
 
 
@@ -29,7 +29,8 @@ ENTRY_KEYS = ["rank", "index", "id", "text", "influence", "layers", "tokens"]
 
 def check_query(query, top):
     """One query of the JSON: order of the stories, completeness over tokens and over layers."""
-    assert list(query) == ["prompt", "completion", "log_prob", "influences"]
+    assert list(query) == ["prompt", "completion", "against", "log_prob", "log_prob_against",
+                           "contexts", "influences"]
     assert query["log_prob"] < 0
     values = [entry["influence"] for entry in query["influences"]]
     positive, negative = [v for v in values if v > 0], [v for v in values if v < 0]

@@ -8,6 +8,7 @@ from bisect import bisect_right
 from itertools import accumulate
 
 UNIT = "nats per extra copy"
+UNITS = {"influence": UNIT, "content": f"{UNIT} under a log-odds loss"}  # by target
 ALIGNMENTS = {"input": "on the token that was read", "predicted": "on the token being predicted"}
 JOINERS = "\u200c\u200d"  # emoji and Persian need them
 BEFORE, BEHIND = "⊢", "⊣"  # signs for what a tokenizer puts around a text
@@ -123,15 +124,19 @@ def by_sign(query) -> list[tuple[str, list]]:
 
 # -- terminals -------------------------------------------------------------------------------------
 
-def text_table(query) -> str:
+def text_table(query, unit=UNIT) -> str:
     """The top stories as text of at most 100 columns: rank, influence, id, strongest token.
 
-    `query` is one of "queries" of the JSON; its steering characters are spelt out.
+    `query` is one of "queries" of the JSON, `unit` stands there; steering characters are spelt out.
     """
     prompt, completion = fit(query["prompt"], 50, True).lstrip(), fit(query["completion"], 28)
     lines = [f"{prompt} →{completion.rstrip()}  (log p = {query['log_prob']:.3f})"]
+    if query.get("against") is not None:
+        against = fit(query["against"], 28).rstrip()
+        lines.append(f"{'rather than'.rjust(columns(prompt))} →{against}  "
+                     f"(log p = {query['log_prob_against']:.3f})")
     for heading, entries in by_sign(query):
-        lines += ["", f"{heading} ({UNIT})", COLUMNS]
+        lines += ["", f"{heading} ({unit})", COLUMNS]
         lines += map(_row, entries) if entries else [" none among those shown"]
     return "\n".join(line.rstrip() for line in lines)
 

@@ -1,11 +1,14 @@
 """Stories and queries: from the default, files or the Hub; and what the model itself writes."""
 import json
 import os
+import random
 import re
+from dataclasses import replace
 from itertools import accumulate, chain, islice
 
 import torch
 
+from ..search import WORD
 from ..stories import (Corpus, EncodedQuery, InputError, Query, Story, encode_query, prompt_ids,
                        token_texts, tokenise)
 from .files import first_line, local_path
@@ -13,6 +16,8 @@ from .models import context_length, is_path, quiet
 
 STORY_END = "<|endoftext|>"
 SENTENCE_END = re.compile(r"[.!?\n]")
+SENTENCE = re.compile(r"""[.!?]+["'”’)]*(?=\s|$)""")  # the end of one inside a text
+MOST_SENTENCES = 6  # of a beginning
 
 
 # -- stories -------------------------------------------------------------------------------------
@@ -157,21 +162,18 @@ def check_ids(tokenizer, ids, what) -> None:
 # -- queries -------------------------------------------------------------------------------------
 
 def load_queries(path) -> list[Query]:
-    """Queries of a JSONL file, one {"prompt": …, optional "completion"} a line.
+    """Queries of a JSONL file, one {"prompt": …, optional "completion" and "against"} a line.
 
     Raises InputError.
     """
     queries = []
     for number, record in _records(local_path(path), "prompt"):
-        prompt, completion = record["prompt"], record.get("completion")
-        if not isinstance(prompt, str) or not prompt.strip():
-            raise InputError(f'{path}: line {number}: "prompt" is not a text: write a few words of '
-                             'a story')
-        typed = isinstance(completion, str) and completion.strip()
-        if completion is not None and not typed:
-            raise InputError(f'{path}: line {number}: "completion" is not a text: write a word or '
-                             'leave it out')
-        queries.append(Query(_clean(prompt), completion and _clean(completion)))
+        texts = {name: record.get(name) for name in ("prompt", "completion", "against")}
+        for name, text in texts.items():
+            if (text is not None or name == "prompt") and not _clean(text).strip():
+                advice = "a few words of a story" if name == "prompt" else "a word or leave it out"
+                raise InputError(f'{path}: line {number}: "{name}" is not a text: write {advice}')
+        queries.append(Query(**{name: text and _clean(text) for name, text in texts.items()}))
     if not queries:
         raise InputError(f'{path} holds no queries: write one {{"prompt": …}} a line')
     return queries
@@ -183,16 +185,72 @@ def read_query(model, tokenizer, query: Query, **writing) -> tuple[Query, Encode
     Without a completion the model writes one; `writing` are options of `complete`. Raises
     InputError, also for what is too long or no Unicode.
     """
-    typed = query.completion is not None
+    typed = [query.completion is not None, True]
+    if query.against is not None and not query.against.strip():
+        raise InputError("the text against the completion is empty: give the word or words that "
+                         "could follow the prompt instead")
     try:
-        if not typed:
-            query = Query(query.prompt, complete(model, tokenizer, query.prompt, **writing))
-        encoded = encode_query(tokenizer, query, context_length(model))
+        if not typed[0]:
+            query = replace(query, completion=complete(model, tokenizer, query.prompt, **writing))
+        plain = plain_queries(query)
+        encoded = [encode_query(tokenizer, each, context_length(model)) for each in plain]
     except (TypeError, UnicodeError):  # bytes of another encoding on the command line
-        raise InputError(f"{query.prompt + (query.completion or '')!r} is not valid Unicode: type "
-                         "it in UTF-8") from None
-    check_ids(tokenizer, encoded.ids, "the query")
-    return query, encoded, query_notes(tokenizer, query, encoded, typed)
+        said = "".join(filter(None, (query.prompt, query.completion, query.against)))
+        raise InputError(f"{said!r} is not valid Unicode: type it in UTF-8") from None
+    for each in encoded:
+        check_ids(tokenizer, each.ids, "the query")
+    if encoded[1:] and encoded[0] == encoded[1]:
+        raise InputError(f"{query.against!r} stands against itself, it is the completion: give "
+                         "another word")
+    notes = [note for each in zip(plain, encoded, typed) for note in query_notes(tokenizer, *each)]
+    return query, encoded[0], list(dict.fromkeys(notes))
+
+
+def plain_queries(query: Query, contexts=()) -> list[Query]:
+    """A query taken apart: its completion, behind each of the contexts, then what is against it."""
+    prompts = [f"{text} {query.prompt.lstrip()}" for text in contexts] or [query.prompt]
+    answers = [query.completion] if query.against is None else [query.completion, query.against]
+    return [Query(prompt, answer) for answer in answers for prompt in prompts]
+
+
+def beginnings(tokenizer, stories: list[Story], queries: list[Query], count, longest, seed=0):
+    """`count` different texts to ask the queries behind, since a fact is told anywhere in a story.
+
+    Each is the first 1 to 6 sentences of a story, drawn by `seed`. Left out are those with the
+    words of a completion (or of what stands against it), and those with which a query would have
+    more than `longest` tokens. Raises InputError when too few are left.
+    """
+    chance, found = random.Random(seed), []
+    answers = [_words(plain.completion) for query in queries for plain in plain_queries(query)]
+    for story in chance.sample(stories, len(stories) if count else 0):
+        if len(found) == count:
+            break
+        ends = [end.end() for end in SENTENCE.finditer(story.text)]
+        most = chance.randint(1, MOST_SENTENCES)
+        text = story.text[:max(ends[:most], default=0)].strip()
+        told = any(answer in _words(text) for answer in answers)
+        if text and text not in found and not told and _fits(tokenizer, text, queries, longest):
+            found.append(text)
+    if len(found) < count:
+        raise InputError(f"--contexts {count} asks for more beginnings of stories than the "
+                         f"{len(found)} that leave the model room for the query and do not hold "
+                         f"the completion's words: give at most {len(found)}")
+    return found
+
+
+def _words(text):
+    return f" {' '.join(re.findall(WORD, text.lower()))} "
+
+
+def _fits(tokenizer, text, queries, longest):
+    try:
+        for query in queries:
+            for plain in plain_queries(query, [text]):
+                ids = encode_query(tokenizer, plain, longest).ids
+                check_ids(tokenizer, ids, "the context")  # it may lie behind --max-tokens
+    except InputError:
+        return False
+    return True
 
 
 def query_notes(tokenizer, query: Query, encoded: EncodedQuery, typed=True) -> list[str]:

@@ -5,10 +5,11 @@ import torch
 
 from ..capture import backward_pass
 from ..curvature import Curvature
-from ..influence import (Strongest, query_gradients, sequence_scores, token_scores, tokenwise,
-                         top_indices)
+from ..influence import (Strongest, combined, query_gradients, sequence_scores, token_scores,
+                         tokenwise, top_indices)
 from ..search import candidates
 from ..sources.models import context_length
+from ..sources.texts import beginnings, plain_queries
 from ..stories import InputError, Query, encode_query, token_texts
 from . import processes
 from .index import Index, finite
@@ -19,18 +20,39 @@ SHORT_LIST = 5  # at least so many more stories than are shown are scored exactl
 
 @dataclass
 class Asked:
-    """Q queries with their log-probabilities `(Q,)` and iHVPs `{layer: (Q, out, in+1)}`."""
+    """Q queries with their log-probabilities `(Q,)` and iHVPs `{layer: (Q, out, in+1)}`.
+
+    `against` are the log-probabilities of what stands against the completions, None where nothing
+    does; `contexts` the beginnings that the prompts stood behind.
+    """
     queries: list[Query]
     log_probs: torch.Tensor
     ihvps: dict
+    against: list[float | None] = ()
+    contexts: list[str] = ()
 
 
-def ask(setting: Setting, queries: list[Query], curvature: Curvature) -> Asked:
-    """The queries' gradients, and what the curvature makes of them. Raises InputError."""
-    context = context_length(setting.model)
-    encoded = [encode_query(setting.tokenizer, query, context) for query in queries]
-    gradients, log_probs = query_gradients(setting.model, setting.layers, encoded)
-    return Asked(queries, log_probs, curvature.solve(gradients))
+def ask(setting: Setting, queries: list[Query], curvature: Curvature, contexts=0, seed=0) -> Asked:
+    """The queries' gradients, and what the curvature makes of them.
+
+    The mean over the prompts behind `contexts` `beginnings`, if there are any, of log p of the
+    completion, less that of what stands against it. Raises InputError.
+    """
+    tokenizer, longest = setting.tokenizer, context_length(setting.model)
+    texts = beginnings(tokenizer, setting.corpus.stories, queries, contexts, longest, seed)
+    gradients, log_probs = [], []
+    for query in queries:  # in turn: memory stays that of one
+        encoded = [encode_query(tokenizer, plain, longest) for plain in plain_queries(query, texts)]
+        rows, logs = query_gradients(setting.model, setting.layers, encoded)
+        means = logs.view(-1, len(texts) or 1).mean(1)
+        log_probs.append(means)
+        weights = torch.ones_like(logs) / (len(texts) or 1)
+        weights[len(logs) // len(means):] *= -1
+        gradients.append(combined(rows, weights[None]))
+    gradients = {name: torch.cat([each[name] for each in gradients]) for name in setting.layers}
+    against = [means[1].item() if len(means) > 1 else None for means in log_probs]
+    log_probs = torch.stack([means[0] for means in log_probs])
+    return Asked(queries, log_probs, curvature.solve(gradients), against, texts)
 
 
 # -- scores --------------------------------------------------------------------------------------
@@ -62,8 +84,8 @@ def exact_token_scores(setting: Setting, asked: Asked, rows=None) -> dict[str, t
 def matching(queries: list[Query], corpus, count: int) -> list[int]:
     """Rows of the stories among the `count` that match one of the queries best, word by word."""
     try:
-        return candidates([query.prompt + query.completion for query in queries],
-                          [story.text for story in corpus.stories], count)
+        return candidates([f"{query.prompt}{query.completion} {query.against or ''}"
+                           for query in queries], [story.text for story in corpus.stories], count)
     except ValueError:  # scikit-learn: empty vocabulary
         raise InputError("the stories hold no words to match: leave out --prefilter") from None
 
@@ -79,15 +101,20 @@ def picked_tokens(setting: Setting, ihvps: dict, picks: list[Strongest]) -> dict
 
 # -- answers -------------------------------------------------------------------------------------
 
-def explain(setting: Setting, queries: list[Query], curvature: Curvature, top=10) -> list[dict]:
-    """For every query its `top` positive, then its `top` negative stories, as the JSON has them."""
-    asked = ask(setting, queries, curvature)
+def explain(setting: Setting, queries: list[Query], curvature: Curvature, top=10,
+            **asking) -> list[dict]:
+    """For every query its `top` positive, then its `top` negative stories, as the JSON has them.
+
+    `asking`: options of `ask`.
+    """
+    asked = ask(setting, queries, curvature, **asking)
     return told(setting, asked, exact_scores(setting, asked)["sequence"], top)
 
 
-def explain_indexed(setting: Setting, queries: list[Query], index: Index, top=10) -> list[dict]:
+def explain_indexed(setting: Setting, queries: list[Query], index: Index, top=10,
+                    **asking) -> list[dict]:
     """As `explain`, from an index: a short list by its scores, exact scores and tokens for that."""
-    asked = ask(setting, queries, index.curvature)
+    asked = ask(setting, queries, index.curvature, **asking)
     rough = finite(index.scores(asked.ihvps, setting.corpus))
     values = picked_tokens(setting, asked.ihvps, short_list(rough, top))
     exact = torch.zeros_like(rough)
@@ -110,14 +137,17 @@ def told(setting: Setting, asked: Asked, scores: torch.Tensor, top: int) -> list
 def entries(setting: Setting, asked: Asked, picks: list[Strongest], values: dict) -> list[dict]:
     """The `queries` part of the JSON: for each query the stories picked and their token values."""
     answers = []
-    for number, (query, log_prob) in enumerate(zip(asked.queries, asked.log_probs.tolist())):
+    log_probs = zip(asked.log_probs.tolist(), asked.against)
+    for number, (query, (log_prob, against)) in enumerate(zip(asked.queries, log_probs)):
         influences = []
         for side in picks[number]:
             for rank, row in enumerate(side, start=1):
                 influences.append(entry(rank, row, setting.corpus, values[number, row],
                                         list(setting.layers), setting.tokenizer))
         answers.append({"prompt": query.prompt, "completion": query.completion,
-                        "log_prob": log_prob, "influences": influences})
+                        "against": query.against, "log_prob": log_prob,
+                        "log_prob_against": against, "contexts": list(asked.contexts),
+                        "influences": influences})
     return answers
 
 

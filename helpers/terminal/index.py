@@ -196,7 +196,8 @@ def open_index(setting: Setting, folder, method="ekfac", fit_limit=2000, seed=0,
     """
     folder, first = local_path(folder), processes.rank() == 0
     settings = {"layers": list(setting.layers), "method": method, "fit limit": fit_limit,
-                "seed": seed, "λ": "auto" if damping is None else damping}
+                "seed": seed, "λ": "auto" if damping is None else damping,
+                "target": setting.target}
     key = key or kept.model_key(setting.model)  # once for all: it reads every weight
     with output(folder):
         if folder.exists() and not folder.is_dir():

@@ -11,6 +11,7 @@ from .. import pictures
 from ..sources import (Tracked, context_length, load_model, load_queries, load_stories, read_corpus,
                        read_query, track)
 from ..sources.files import check_writable, local_path, output, save_tensors, save_text
+from ..sources.texts import beginnings
 from ..stories import InputError, Query
 from . import processes
 from .answers import ask, exact_scores, exact_token_scores, explain_indexed, matching, told
@@ -26,6 +27,9 @@ class Request:
     """What the command line asks for; the names are those of its options."""
     prompt: str | None = None
     completion: str | None = None
+    against: str | None = None
+    contexts: int = 0
+    target: str = "influence"
     queries: str | None = None
     model: str = "default"
     stories: str = "default"
@@ -53,6 +57,11 @@ class Request:
         return {"method": self.method, "fit_limit": self.fit_limit, "seed": self.seed,
                 "damping": self.damping, "cache": self.cache}
 
+    @property
+    def asking(self) -> dict:
+        """The options of `ask`."""
+        return {"contexts": self.contexts, "seed": self.seed}
+
 
 def run(request: Request) -> None:
     """Does what is asked; raises InputError with one clear line."""
@@ -61,14 +70,15 @@ def run(request: Request) -> None:
     if request.index:
         index = open_index(setting, request.index, **request.fitting)
         damping, scores = index.curvature.damping, None
-        answers = explain_indexed(setting, queries, index, request.top)
+        answers = explain_indexed(setting, queries, index, request.top, **request.asking)
     else:
         curvature = fit(setting, **request.fitting)
-        asked = ask(setting, queries, curvature)
+        asked = ask(setting, queries, curvature, **request.asking)
         scores = score(setting, asked, request)
         damping, answers = curvature.damping, told(setting, asked, scores["sequence"], request.top)
     result = {"model": request.model, "stories": request.stories, "method": request.method,
-              "n_train": len(setting.corpus), "unit": pictures.UNIT, "damping": damping,
+              "n_train": len(setting.corpus), "target": setting.target,
+              "unit": pictures.UNITS[setting.target], "damping": damping,
               "tracked": tracked.summary(), "queries": answers}
     if processes.rank() == 0:
         write(result, scores, request)
@@ -117,7 +127,11 @@ def read(request: Request) -> tuple[Setting, Tracked, list[Query]]:
     if request.top > len(corpus):
         raise InputError(f"--top {request.top} asks for more than the {len(corpus)} stories there "
                          f"are: give at most {len(corpus)}")
-    setting = Setting(model, tokenizer, tracked.layers, corpus, request.batch_size)
+    # told here, before any long work, when there are too few
+    beginnings(tokenizer, corpus.stories, queries, request.contexts, context_length(model),
+               request.seed)
+    setting = Setting(model, tokenizer, tracked.layers, corpus, request.batch_size,
+                      target=request.target)
     tell(batch_note(setting))
     return setting, tracked, queries
 
@@ -126,8 +140,8 @@ def read_queries(request: Request, model, tokenizer) -> list[Query]:
     """The queries; the model completes (greedily) those without a completion."""
     if not request.queries:
         prompt = DEFAULT_PROMPT if request.prompt is None else request.prompt
-        given = [Query(prompt, request.completion)]
-    elif request.prompt is not None or request.completion is not None:
+        given = [Query(prompt, request.completion, request.against)]
+    elif {request.prompt, request.completion, request.against} != {None}:
         raise InputError("both a prompt and --queries were given: give one of them")
     else:
         given = load_queries(request.queries)
@@ -169,7 +183,8 @@ def write(result: dict, scores, request: Request) -> None:
         except InputError as problem:
             problems.append(str(problem))
 
-    attempt(say, "\n\n".join(map(pictures.text_table, result["queries"])))
+    attempt(say, "\n\n".join(pictures.text_table(query, result["unit"])
+                             for query in result["queries"]))
     if request.json:
         attempt(write_json, result, request.json)
     if request.html:

@@ -25,10 +25,7 @@ def build_parser():
     parser = Parser(prog="python -m helpers", description=__doc__)
     add = parser.add_argument
     add("prompt", nargs="?", help="text the model continues (default: a planted fact)")
-    add("--completion", metavar="TEXT",
-        help="the continuation to explain (default: what the model writes, greedily)")
-    add("--queries", metavar="FILE.jsonl",
-        help='many at once, one {"prompt": …, "completion": …} a line')
+    _add_question(add)
     add("--model", default="default", help="default, a Hub id or a folder")
     add("--stories", default="default", help="default, a Hub id, FILE.jsonl or FILE.txt")
     add("--limit", type=count, metavar="N", help="read only the first N stories")
@@ -47,8 +44,8 @@ def build_parser():
     add("--device", choices=["auto", "cpu", "cuda", "mps"], default="auto")
     add("--damping", type=damping, default="auto", metavar="X",
         help="λ, or auto: 0.1 × the layer's mean eigenvalue (default)")
-    add("--seed", type=seed, default=0, metavar="S",
-        help="of the sampled stories and labels (default: %(default)s)")
+    add("--seed", type=natural, default=0, metavar="S",
+        help="of the sampled stories, labels and contexts (default: %(default)s)")
     add("--cache", type=cache, default=default_cache(), metavar="DIR",
         help="folder for fitted factors, or none (default: %(default)s)")
     add("--prefilter", type=count, metavar="M",
@@ -61,6 +58,19 @@ def build_parser():
     return parser
 
 
+def _add_question(add):
+    add("--completion", metavar="TEXT",
+        help="the continuation to explain (default: what the model writes, greedily)")
+    add("--against", metavar="TEXT", help="explain why the completion and not this one")
+    add("--contexts", type=natural, default=0, metavar="K",
+        help="ask behind K beginnings of stories, and take the mean (default: the prompt alone)")
+    add("--target", choices=["influence", "content"], default="influence",
+        help="what one more copy of a story would do, or what the story holds about the "
+             "completion, however well it is learnt (default: %(default)s)")
+    add("--queries", metavar="FILE.jsonl",
+        help='many at once, one {"prompt": …, "completion": …, "against": …} a line')
+
+
 def _add_outputs(add):
     add("--json", type=Path, metavar="OUT.json", help="everything shown, and more, for programs")
     add("--html", type=Path, metavar="OUT.html", help="the stories as heatmaps, for a browser")
@@ -68,18 +78,14 @@ def _add_outputs(add):
         help="influence of every story and token")
 
 
-def whole(text, least):
+def natural(text, least=0):
     if not (text.isascii() and text.isdigit() and least <= int(text) <= MOST):
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {least} to {MOST:,}")
     return int(text)
 
 
 def count(text):
-    return whole(text, 1)
-
-
-def seed(text):
-    return whole(text, 0)
+    return natural(text, 1)
 
 
 def cache(text):

@@ -19,6 +19,7 @@ class Setting:
     corpus: Corpus
     batch_size: int = 16  # larger ones are slower on a CPU: attention maps outgrow malloc's memory
     quiet: bool = False
+    target: str = "influence"  # or "content": what the loss terms of all batches are weighted for
 
     @property
     def device(self):
@@ -45,7 +46,7 @@ class Setting:
                   mininterval=0.5, disable=self.quiet or processes.rank() > 0) as bar:
             for batch in batches(ids, self.batch_size, self.max_positions()):
                 index = [rows[place] for place in batch.index]
-                yield replace(batch.to(self.device), index=index)
+                yield replace(batch.to(self.device), index=index, target=self.target)
                 bar.update(batch.mask.sum().item())
 
 
@@ -80,6 +81,6 @@ def batch_note(setting: Setting) -> str | None:
 
 def _gradients(setting, rows):
     """The gradients of these corpus rows, run in one batch, `(rows, parameters)`."""
-    batch = padded(setting.corpus.ids, rows).to(setting.device)
+    batch = replace(padded(setting.corpus.ids, rows).to(setting.device), target=setting.target)
     captured, _ = backward_pass(setting.model, setting.layers, batch)
     return torch.cat([captured[name].gradients().flatten(1) for name in setting.layers], 1)
