@@ -13,6 +13,7 @@ ALIGNMENTS = {"input": "on the token that was read", "predicted": "on the token 
 JOINERS = "\u200c\u200d"  # emoji and Persian need them
 BEFORE, BEHIND = "⊢", "⊣"  # signs for what a tokenizer puts around a text
 SPECIAL = re.compile(r"\s*[<\[].+[>\]]\s*")  # how such a token looks: <|endoftext|>, </s>, [SEP]
+WORD, WORD_START, WORD_END = map(re.compile, (r"\w", r"\w{0,20}", r"\w{0,20}$"))
 QUOTED = 44  # characters before and behind the token that a card quotes
 COLUMNS = " rank  influence  story         strongest token, in [ ], and what it predicts"
 
@@ -70,24 +71,27 @@ def signed_tokens(entry) -> list[dict]:
 def quote(tokens, influence) -> dict | None:
     """The token that decides, of the sign of the story's `influence`, in its surroundings.
 
-    `{"before", "read", "predicted", "after", "influence"}`; None without tokens.
+    `{"before", "read", "predicted", "rest", "after", "influence"}`, where "rest" is what is left
+    of the predicted word; None without tokens.
     """
-    sign = 1 if influence >= 0 else -1
+    sign, texts = 1 if influence >= 0 else -1, [token["token"] for token in tokens]
     place = max(range(len(tokens)), key=lambda t: sign * tokens[t]["influence"], default=None)
     if place is None:
         return None
-    read = tokens[place]["token"]
-    before, after = ("".join(token["token"] for token in side)
-                     for side in (tokens[:place], tokens[place + 2:]))
-    before += read[:len(read) - len(read.lstrip())]
-    before, after = before.removeprefix(BEFORE), after.removesuffix(BEHIND)
+    texts += filter(None, [tokens[-1].get("predicted")])  # the list may stop before the last token
+    text, ends = "".join(texts), [0, *accumulate(map(len, texts))]
+    start, middle, end = ends[place], ends[place + 1], ends[min(place + 2, len(texts))]
+    if WORD.match(text, start):
+        start = WORD_END.search(text[:start]).start()
+    start += len(text[start:middle]) - len(text[start:middle].lstrip())
+    rest = WORD_START.match(text, end)[0]
+    before, after = text[:start].removeprefix(BEFORE), text[end + len(rest):].removesuffix(BEHIND)
     if len(before) > QUOTED:
         before = "…" + re.sub(r"^\S*\s", "", before[-QUOTED:])
     if len(after) > QUOTED:
         after = re.sub(r"\s\S*$", "", after[:QUOTED]) + "…"
-    return {"before": before, "read": read.lstrip(), "after": after,
-            "predicted": tokens[place].get("predicted") or "",
-            "influence": tokens[place]["influence"]}
+    return {"before": before, "read": text[start:middle], "predicted": text[middle:end],
+            "rest": rest, "after": after, "influence": tokens[place]["influence"]}
 
 
 def block_and_matrix(layer) -> tuple[str, str]:
