@@ -54,23 +54,12 @@ def _drawn(template, macro, *data) -> str:
 
 # -- a card ----------------------------------------------------------------------------------------
 
-def token_heatmap(tokens, align="input", scale=None) -> str:
-    """HTML of a story's tokens, shaded by signed influence (orange +, blue and dotted underline -).
-
-    align="input": a value stands on the token read at t; "predicted": on x_{t+1}, the first token
-    has none. scale: the |influence| of the full shade, in nats; None = the largest given. Raises
-    ValueError on NaN or inf, and for an unknown `align`.
-    """
-    return _drawn("heatmap.html", "heatmap", shades.heatmap(tokens, align, scale))
-
-
 class Shared(NamedTuple):
     """What all cards of a query have in common."""
     align: str  # "both": the reader of a page chooses
     scale: float  # |influence| of a token of the full shade, nats
     longest: float  # |influence| of a story of a full bar, nats
     asked: Asked
-    distribution: dict | None  # a `spread` of all stories
     answers: tuple[str, str | None]  # completion and what it is compared with
     open: bool  # whether all words are shown at first
 
@@ -80,7 +69,6 @@ def _card(entry, shared):
     influence = finite(entry["influence"], f"influence of story {entry['id']}")
     tokens, standing = signed_tokens(entry), entry.get("standing")
     strongest, decisive = strongest_token(tokens), quote(tokens, influence)
-    marked = standing and shared.distribution
     parts = zip(shared.answers, entry.get("parts", ()), strict=False)
     return {
         "rank": entry["rank"], "influence": influence, "name": named_story(entry["id"]),
@@ -94,28 +82,14 @@ def _card(entry, shared):
                   for view in (ALIGNMENTS if shared.align == "both" else [shared.align])],
         "layers": shades.strip(entry["layers"]),
         "strongest": None if strongest is None else described(tokens[strongest]),
-        "standing": _standing(standing) if standing else None,
-        "place": shades.place(shared.distribution, influence) if marked else None,
+        "standing": standing and f"rank {standing['rank']:,} of {standing['of']:,}, "
+                                 f"higher than {standing['above']:.2%} of all stories",
         "planted": entry.get("planted"), "note": entry.get("note"),
         "table": sorted(tokens, key=lambda token: -abs(token["influence"]))[:8],
     }
 
 
-def _standing(standing):
-    return (f"rank {standing['rank']:,} of {standing['of']:,}, "
-            f"higher than {standing['above']:.2%} of all stories")
-
-
 # -- queries ---------------------------------------------------------------------------------------
-
-def query_section(query, align="input") -> str:
-    """HTML section of one query: what was asked, the legend, a card a story, on one colour scale.
-
-    query: one of "queries" of the JSON, with "unit" where it is not nats per extra copy. Raises
-    ValueError on NaN or inf, and for an unknown `align`.
-    """
-    return _drawn("section.html", "section", _section(query, align))
-
 
 def _section(query, align):
     """What section.html shows of a query, the stories by the sign of their influence."""
@@ -123,11 +97,9 @@ def _section(query, align):
     values = [value for entry in entries for value in (entry["influence"],
                                                        *entry.get("parts", ()))]
     shared = Shared(align, largest_of_tokens(entries), largest(values, "influence"), asked(query),
-                    query.get("distribution"), (query["completion"], query.get("against")),
-                    len(entries) == 1)
+                    (query["completion"], query.get("against")), len(entries) == 1)
     return {
         "asked": pieces(query, shared.asked.numbers), "facts": _facts(query),
-        "overview": query.get("overview"),
         "key": [shades.rgba(-1), "transparent", shades.rgba(1)],
         "scale": shared.scale, "unit": query.get("unit", UNIT),
         "where": None if align == "both" else ALIGNMENTS.get(align, ""),
@@ -194,11 +166,25 @@ def write_page(result, path, align="input") -> None:
 
 
 def fragment(queries, align="input") -> str:
-    """HTML of queries, with its style, for a notebook; see `query_section`."""
+    """HTML of queries with its style, for a notebook: what was asked, a legend, a card a story.
+
+    Each is one of "queries" of the JSON, with "unit" and "target" where they are not influence's.
+    Raises ValueError on NaN or inf, and for an unknown `align`.
+    """
     return _drawn("page.html", "fragment", [_section(query, align) for query in queries])
 
 
+def overview(cells) -> str:
+    """HTML table of an explorer's overview: methods down, targets across, their first stories."""
+    methods = {}
+    for cell in cells:
+        stories = [entry | {"quote": quote(signed_tokens(entry), 1)}
+                   for entry in cell["influences"]]
+        methods.setdefault(cell["method"], []).append(cell | {"stories": stories})
+    return _drawn("page.html", "overview", methods)
+
+
 def display(query, align="input"):
-    """One query of a result as IPython.display.HTML, for notebooks; see `query_section`."""
+    """One query of a result as IPython.display.HTML; see `fragment`."""
     from IPython.display import HTML
     return HTML(fragment([query], align))

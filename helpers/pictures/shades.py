@@ -1,5 +1,4 @@
 """Colours and lengths that stand for influences: plain data that the templates and figures draw."""
-import math
 from typing import NamedTuple
 
 from .text import ALIGNMENTS, BEFORE, BEHIND, block_and_matrix, described
@@ -45,7 +44,12 @@ class Word(NamedTuple):
 
 
 def heatmap(tokens, align, scale=None, asked=None) -> list[Word]:
-    """What stands on each token of a story: see `pages.token_heatmap`, with its errors."""
+    """What stands on each token of a story, shaded by signed influence.
+
+    align="input": a value stands on the token read at t; "predicted": on x_{t+1}, the first token
+    has none. scale: the |influence| of the full shade, in nats; None = the largest given. Raises
+    ValueError on NaN or inf, and for an unknown `align`.
+    """
     own = largest_of_tokens([{"tokens": tokens}])
     scale = own if scale is None else finite(scale, "scale")
     cells = aligned(tokens, align)
@@ -81,14 +85,3 @@ def reach(influence, longest) -> dict:
     """A card's bar from the middle, right if positive; `longest` (nats) fills its half."""
     return {"side": "left" if influence >= 0 else "right", "colour": colour_of(influence >= 0),
             "width": f"{50 * abs(share_of(influence, longest)):.1f}"}
-
-
-def place(distribution, influence) -> dict:
-    """An influence in a `spread`: {"bars": SVG path, "x": in a width of 100, "colour"}."""
-    unit, counts = distribution["unit"], [math.log1p(count) for count in distribution["counts"]]
-    share = math.asinh(influence / unit) / math.asinh(distribution["reach"] / unit)
-    step, tallest = 100 / len(counts), max(counts) or 1
-    bars = "".join(f"M{bin_number * step:.1f} 20v{-18 * count / tallest:.1f}h{step:.1f}V20z"
-                   for bin_number, count in enumerate(counts) if count)
-    return {"bars": bars, "x": f"{50 + 50 * share_of(share, 1.0):.1f}",
-            "colour": colour_of(influence >= 0)}
