@@ -395,8 +395,8 @@ def _read(setting, query, contexts):
         raise InputError("the completion has other tokens behind some beginnings of stories: ask "
                          "without them")
     rows, log_probs = query_gradients(setting.model, setting.layers, [*sum(tokens, []), *against])
-    means = torch.block_diag(torch.eye(m).repeat(1, count), torch.ones(bool(against), len(against)))
-    means = means / count
+    other = torch.ones(len(against) // count, len(against))
+    means = torch.block_diag(torch.eye(m).repeat(1, count), other) / count
     return means.to(log_probs) @ log_probs, combined(rows, means)
 
 
