@@ -259,7 +259,7 @@ def test_copied_words_are_marked_apart_from_influence():
     other = {"prompt": "Somebody kept a glass jar", "completion": " there"}
     assert 'class="tw-same"' not in section(story, **other).replace(
         '<span class="tw-same">the question', "")
-    assert marks["Bram"][-1] == marks["ble"][-1] == "tw-same" and "tw-w0" in marks["ble"] and marks[" jar"] == []
+    assert marks["Bram"] == marks["ble"] == ["tw-w0", "tw-same"] and marks[" jar"] == []
 
 
 def test_a_contrast_shows_both_answers_on_one_scale():

@@ -54,7 +54,9 @@ class Panel:
         self.looked, self.saved = widgets.HTML(layout=WIDE), widgets.HTML()
         more = widgets.VBox([*self._reading(prompts), *self._looking(), *self._finding()],
                             layout=widgets.Layout(display="none"))
-        self.more = widgets.ToggleButton(False, description="More", icon="sliders")
+        self.more = widgets.ToggleButton(False, description="More", icon="sliders",
+                                         tooltip="score, method, contexts, layers, saving and more",
+                                         layout=widgets.Layout(width="auto"))
         self.more.observe(lambda change: setattr(
             more.layout, "display", "flex" if change["new"] else "none"), "value")
         words = widgets.HBox([self.tokens, self.more], layout=ROW)

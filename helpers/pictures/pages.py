@@ -133,7 +133,8 @@ def _facts(query):
     if query.get("contexts"):
         facts.append(f"mean over {len(query['contexts'])} beginnings of stories")
     layer = query.get("layer") and f"tokens by layer {query['layer']}"
-    return " · ".join(filter(None, (*facts, query.get("method"), query.get("target"), layer)))
+    score = f"{query.get('target', 'influence')} in {query.get('unit', UNIT)}"
+    return " · ".join(filter(None, (*facts, query.get("method"), score, layer)))
 
 
 def _sections(result, align):
@@ -178,7 +179,7 @@ def overview(cells) -> str:
     """HTML table of an explorer's overview: methods down, targets across, their first stories."""
     methods = {}
     for cell in cells:
-        stories = [entry | {"quote": quote(signed_tokens(entry), 1)}
+        stories = [entry | {"quote": quote(signed_tokens(entry), entry["influence"])}
                    for entry in cell["influences"]]
         methods.setdefault(cell["method"], []).append(cell | {"stories": stories})
     return _drawn("page.html", "overview", methods)
