@@ -23,27 +23,23 @@ def find_layers(model: nn.Module, scope: str = "mlp") -> dict[str, nn.Module]:
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     linear = {name: module for name, module in model.named_modules()
               if isinstance(module, nn.Linear | Conv1D) and module is not head}
-    if scope == "all" or (scope == "mlp" and isinstance(model, nn.Sequential)):
-        return _some(linear, linear, scope)
-    if scope == "mlp":
-        return _some([name for name in linear if in_mlp(name)], linear, scope)
     if not scope:
         raise InputError("the scope is empty: give mlp, all or a regular expression for the "
                          "layers' names")
-    try:
-        return _some([name for name in linear if re.search(scope, name)], linear, scope)
-    except re.error as problem:
-        raise InputError(f"scope {scope!r} is no regular expression ({problem}): give mlp, all or "
-                         "one for the layers' names") from None
-
-
-def _some(names, linear, scope):
-    if not names:
+    wanted = in_mlp
+    if scope != "mlp" or isinstance(model, nn.Sequential):
+        try:
+            wanted = re.compile("" if scope in ("all", "mlp") else scope).search
+        except re.error as problem:
+            raise InputError(f"scope {scope!r} is no regular expression ({problem}): give mlp, all "
+                             "or one for the layers' names") from None
+    found = {name: module for name, module in linear.items() if wanted(name)}
+    if not found:
         seen = ", ".join(list(linear)[:6]) or "none"
         raise InputError(f"no layer matches scope {scope!r}; linear layers seen: {seen}"
                          f"{' …' if len(linear) > 6 else ''}; give --scope all, or a regular "
                          "expression for their names")
-    return {name: linear[name] for name in names}
+    return found
 
 
 def in_mlp(name: str) -> bool:
@@ -69,22 +65,20 @@ class Captured:
         return self.output_grads.transpose(1, 2) @ self.inputs
 
 
-class Capture:
-    """Records ā and Ds of `layers` while a forward and a backward pass run inside the `with` block.
+class Capture(dict):
+    """`{layer: Captured}`, filled while a forward and a backward pass run inside the `with` block.
 
-    `with Capture(layers) as captured: loss.backward()`, then `captured[name].inputs` and
-    `.output_grads`. The hooks are removed on the way out, also after an error. `size` is the
-    batch's (B, T): a layer that is given one row a token, `(B·T, in)`, has its rows put back, and
-    one that is given anything else raises InputError. Without it inputs `(batch, in)` are one
-    token a sequence.
+    The hooks are removed on the way out, also after an error. `size` is the batch's (B, T): a
+    layer that is given one row a token, `(B·T, in)`, has its rows put back, and one that is given
+    anything else raises InputError. Without it inputs `(batch, in)` are one token a sequence.
     """
 
     def __init__(self, layers: dict[str, nn.Module], size: tuple[int, int] | None = None):
-        self.layers, self.size = layers, size
-        self._records, self._handles = {}, []
+        super().__init__()
+        self.layers, self.size, self._handles = layers, size, []
 
     def __enter__(self):
-        self._records.clear()
+        self.clear()
         self._handles = [layer.register_forward_hook(self._hook(name))
                          for name, layer in self.layers.items()]
         return self
@@ -93,15 +87,9 @@ class Capture:
         for handle in self._handles:
             handle.remove()
 
-    def __getitem__(self, name: str) -> Captured:
-        return self._records[name]
-
-    def items(self):
-        return self._records.items()
-
     def _hook(self, name):
         def forward(layer, args, output):
-            if name in self._records:
+            if name in self:
                 raise InputError(f"layer {name!r} ran twice in one pass: leave shared layers out "
                                  "with --scope, and open a new Capture for each pass")
             if not isinstance(output, torch.Tensor):
@@ -110,7 +98,7 @@ class Capture:
             inputs = self._by_token(name, args[0].detach())
             ones = [torch.ones_like(inputs[..., :1])] if layer.bias is not None else []
             # cat copies in any case: the model may overwrite what it has read
-            record = self._records[name] = Captured(torch.cat([inputs, *ones], dim=-1))
+            record = self[name] = Captured(torch.cat([inputs, *ones], dim=-1))
             starts = not output.requires_grad  # all below is frozen: the graph starts here
             output.requires_grad_()
 
@@ -158,12 +146,10 @@ def backward_pass(model, layers, batch: Batch, choose_labels=None) -> tuple[Capt
         labels = choose_labels(logits.detach()) if choose_labels else batch.labels
         losses = token_losses(logits, labels)
         weighted = batch.target == "content" and not choose_labels
-        weights = content_weights(losses) if weighted else torch.ones_like(losses)
         if losses.requires_grad:  # else not one of the layers has a say: told below
-            losses.backward(weights)
-    records = dict(captured.items())
+            losses.backward(content_weights(losses) if weighted else torch.ones_like(losses))
     for name in layers:
-        if name not in records or records[name].output_grads is None:
+        if name not in captured or captured[name].output_grads is None:
             raise InputError(f"no gradient came back to the output of layer {name!r}: something "
                              "behind it works in place, or nothing uses it; leave it out with "
                              "--scope")

@@ -23,9 +23,7 @@ class Strongest(NamedTuple):
 
 def query_gradients(model, layers, queries: list[EncodedQuery]):
     """∇L_q = −∇ log p(completion | prompt), one row a query; only the completion is a target.
-
-    Returns `({layer: (Q, out, in+1)}, log-probabilities (Q,))`.
-    """
+    Returns `({layer: (Q, out, in+1)}, log-probabilities (Q,))`."""
     rows, log_probs = {name: [] for name in layers}, []
     for ids, start in queries:
         batch = padded([ids], [0]).to(next(model.parameters()).device)
@@ -38,13 +36,9 @@ def query_gradients(model, layers, queries: list[EncodedQuery]):
 
 
 def combined(rows: dict, weights: torch.Tensor) -> dict:
-    """Σ_i w_i of n gradients or iHVPs, `{layer: (n, out, in+1)}`, for `weights (Q, n)`.
-
-    It asks for Σ_i w_i log p_i: a contrast of two completions has the weights 1 and −1, a mean
-    over K contexts 1/K. Influence is linear in it.
-    """
-    return {name: torch.einsum("qn,noi->qoi", weights.to(some), some)
-            for name, some in rows.items()}
+    """Gradients of Q sums Σ_i w_i log p_i, of n rows `{layer: (n, out, in+1)}`, `weights (Q, n)`:
+    1 and −1 for a contrast of two completions, 1/K for a mean over K contexts."""
+    return {name: torch.einsum("qn,noi->qoi", weights.to(v), v) for name, v in rows.items()}
 
 
 # -- scores by sequence --------------------------------------------------------------------------
@@ -60,9 +54,7 @@ def sequence_scores(model, layers, stream, ihvps: dict, n_train: int) -> torch.T
 
 def scores_and_lengths(model, layers, stream, ihvps: dict, curvatures: list[Layerwise], n_train):
     """`sequence_scores`, and √(rᵀ(G+λI)⁻¹r) of every sequence under each curvature, `(C, n_train)`.
-
-    The length is the divisor of RelatIF (Barshan et al. 2020).
-    """
+    The length is the divisor of RelatIF (Barshan et al. 2020)."""
     queries = next(iter(ihvps.values()))
     scores = torch.zeros(len(queries), n_train, dtype=queries.dtype)
     squares = torch.zeros(len(curvatures), n_train, dtype=queries.dtype)

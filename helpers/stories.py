@@ -31,10 +31,8 @@ class Story(NamedTuple):
 
 @dataclass(frozen=True)
 class Query:
-    """What is asked: why `completion` after `prompt`, and why that rather than `against`?
-
-    The model writes a completion that is None; None against it asks for the completion alone.
-    """
+    """What is asked: why `completion` after `prompt`, and why that rather than `against`? The model
+    writes a completion that is None; None against it asks for the completion alone."""
     prompt: str
     completion: str | None = None
     against: str | None = None
@@ -70,14 +68,13 @@ class Batch:
 
     `index` holds their rows in the corpus, `input_ids` (B, T) long (or vectors (B, in), see
     `vector_batch`), `mask` (B, T) bool, `labels` (B, T) long with labels[b, t] = x_{t+1}, −100
-    where there is no real target. `target` "influence" leaves the loss terms as they are,
-    "content" has each multiplied by its `content_weights`.
+    where there is no real target.
     """
     index: list[int]
     input_ids: torch.Tensor
     mask: torch.Tensor
     labels: torch.Tensor
-    target: str = "influence"
+    target: str = "influence"  # or "content": each loss term is weighted by `content_weights`
 
     def to(self, device):
         """The same batch on `device`."""
@@ -213,9 +210,7 @@ def logits_of(model, batch: Batch, parameters: dict | None = None) -> torch.Tens
 
 def token_losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """−log p(x_{t+1} | x_≤t) at every position, (B, T) in nats, 0 where there is no real target.
-
-    `logits` (B, T, vocabulary) and `labels` (B, T), already shifted.
-    """
+    `logits` (B, T, vocabulary) and `labels` (B, T), already shifted."""
     if logits.dtype != torch.float64:
         logits = logits.float()  # half precision has no digits for a sum
     losses = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORE,
@@ -226,8 +221,8 @@ def token_losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 def content_weights(losses: torch.Tensor, least=0.02) -> torch.Tensor:
     """1 / max(1 − p, `least`) of every loss term −log p, the shape of `losses`; a constant.
 
-    A term's gradient fades with 1 − p once its word is learnt. So weighted it is the gradient of
-    the log-odds loss −log(p / (1 − p)), as long as 1 − p ≥ `least` (TRAK, Park et al. 2023).
+    So weighted, a term has the gradient of the log-odds loss −log(p / (1 − p)) (TRAK, Park et al.
+    2023): a word that is well learnt keeps its say, while 1 − p, a factor of ∇(−log p), fades.
     """
     return 1 / (1 - (-losses.detach()).exp()).clamp(min=least)
 

@@ -17,7 +17,7 @@ from helpers.search import low_rank, low_rank_token_scores, products, quantise
 from helpers.sources import files, load_model, load_stories
 from helpers.stories import Corpus, InputError, Query, Story, batches, tokenise
 from helpers.terminal import index as indexing
-from helpers.terminal.answers import ask, exact_scores, explain, explain_indexed
+from helpers.terminal.answers import ask, exact_scores, explain_indexed, told
 from helpers.terminal.fitting import fit
 from helpers.terminal.index import Index, fast_products, open_index
 from helpers.terminal.setting import Setting
@@ -389,7 +389,8 @@ ASKED = [Query(PROMPT, " fox"), Query("He liked the", " windmill.")]
 def test_an_indexed_answer_is_the_exact_one(small, built):
     index = open_index(small, built)
     curvature = fit(small)
-    exact = explain(small, ASKED, curvature, top=4)
+    asked = ask(small, ASKED, curvature)
+    exact = told(small, asked, exact_scores(small, asked)["sequence"], top=4)
     for found, expected in zip(explain_indexed(small, ASKED, index, top=4), exact, strict=True):
         assert (found["prompt"], found["completion"]) == (expected["prompt"],
                                                           expected["completion"])

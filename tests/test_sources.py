@@ -191,12 +191,14 @@ def test_jsonl(tmp_path):
     assert load_stories(str(path), limit=2) == [Story("1", "A."), Story("bee", "B “x”")]
 
 
-def test_a_story_without_an_id_gives_way_to_one_that_has_it(tmp_path):
+def test_a_story_without_an_id_is_called_by_its_line(tmp_path):
     path = tmp_path / "s.jsonl"
-    for lines, names in (([{"id": None}, {"id": 1}], ["line 1", "1"]),
-                         ([{"id": 2}, {}], ["2", "line 2"]), ([{}, {}], ["1", "2"])):
+    for lines, names in (([{"id": None}, {"id": 7}], ["1", "7"]), ([{}, {}], ["1", "2"])):
         jsonl(path, [{"text": "a fox", **line} for line in lines])
         assert [story.id for story in load_stories(path)] == names
+    for lines in ([{"id": None}, {"id": 1}], [{"id": 2}, {}]):
+        jsonl(path, [{"text": "a fox", **line} for line in lines])
+        assert "line 2 repeats the id" in complaint(load_stories, path)
 
 
 def test_txt(tmp_path):
@@ -295,7 +297,7 @@ def test_a_query_is_read_with_its_completion_and_its_notes(parrot, tokenizer):
     typed = Query("He liked the", "windmill")
     query, encoded, notes = read_query(parrot, tokenizer, typed)
     assert query == typed and encoded == encode_query(tokenizer, typed, 64)
-    assert notes == notes_on(tokenizer, *vars(typed).values()) and len(notes) == 1
+    assert notes == notes_on(tokenizer, typed.prompt, typed.completion) and len(notes) == 1
     asked = Query("Once upon a time there was a little fox named Tom. He liked the")
     query, encoded, notes = read_query(parrot, tokenizer, asked)
     assert (query.prompt, query.completion, notes) == (asked.prompt, " windmill", [])
@@ -311,10 +313,15 @@ def test_load_queries(tmp_path):
     path.write_text('{"prompt": "in the", "completion": "mill"}\n\n{"prompt": "on a"}\n',
                     encoding="utf-8")
     assert load_queries(path) == [Query("in the", "mill"), Query("on a", None)]
+    path.write_text('{"prompt": "in the", "completion": "mill", "against": " barn"}\n'
+                    '{"prompt": "on a", "against": null}\n')
+    assert load_queries(path) == [Query("in the", "mill", " barn"), Query("on a")]
     cases = {"": "no queries", '{"prompt": "a"}\n{"completion": "b"}': 'line 2 has no "prompt"',
              '{"prompt": " "}': 'line 1: "prompt"',
              '{"prompt": "a", "completion": 3}': 'line 1: "completion"',
              '{"prompt": "a", "completion": ""}': 'line 1: "completion"',
+             '{"prompt": "a", "against": 3}': 'line 1: "against"',
+             '{"prompt": "a", "against": " "}': 'line 1: "against"',
              "in the mill": "line 1 is not JSON"}
     for content, where in cases.items():
         path.write_text(content)

@@ -122,7 +122,8 @@ def by_sign(query) -> list[tuple[str, list]]:
         return [("Stories whose words match best, with their EK-FAC influence", entries)]
     raises = [entry for entry in entries if entry["influence"] >= 0]
     lowers = [entry for entry in entries if not entry["influence"] >= 0]
-    return [("Stories that raise the completion's probability", raises),
+    what = "completion against the other" if query.get("against") else "completion's probability"
+    return [(f"Stories that raise the {what}", raises),
             ("Stories that lower it", lowers)]
 
 

@@ -6,7 +6,7 @@ import pickle
 import re
 import warnings
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from importlib.util import find_spec
+from importlib.metadata import distributions
 
 import torch
 from transformers import (MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM,
@@ -152,15 +152,7 @@ def _missing_packages(folder, message):
     # what transformers reads, and what it says last, is not what is missing first
     needed = (["sentencepiece", "protobuf"] if any(folder.glob("*.model"))
               else re.findall(r"pip install ([\w-]+)", message))
-    modules = {"protobuf": "google.protobuf"}
-    return [package for package in needed if not _importable(modules.get(package, package))]
-
-
-def _importable(module):
-    try:
-        return find_spec(module) is not None
-    except ModuleNotFoundError:  # the package it would lie in
-        return False
+    return [package for package in needed if not any(distributions(name=package))]
 
 
 @torch.no_grad()

@@ -49,7 +49,7 @@ def load_stories(name="default", limit=None) -> list[Story]:
         stories = list(islice(source, limit))
     if not stories:
         raise InputError(f"{name} holds no stories: give a file or data set with at least one")
-    return _named(stories) if kind == ".jsonl" else stories
+    return stories
 
 
 def _lines(path):
@@ -90,26 +90,15 @@ def _clean(text):
 
 
 def _jsonl_stories(path):
-    """(line, id or None, text) of every line."""
+    """A story without an id is called by the number of its line."""
     seen = {}
     for number, record in _records(path, "text"):
-        name = None if record.get("id") is None else _clean(str(record["id"]))
+        name = _clean(str(number if record.get("id") is None else record["id"]))
         # renaming would break whatever refers to the ids
-        if name is not None and seen.setdefault(name, number) != number:
+        if seen.setdefault(name, number) != number:
             raise InputError(f"{path}: line {number} repeats the id {name!r} of line {seen[name]}: "
                              "make ids unique, or leave them out")
-        yield number, name, _clean(record["text"])
-
-
-def _named(rows):
-    """A story without an id is called by its line, unless another story has that id."""
-    taken = {name for _, name, _ in rows}
-    stories = []
-    for line, name, text in rows:
-        if name is None:
-            name = f"line {line}" if str(line) in taken else str(line)
-        stories.append(Story(name, text))
-    return stories
+        yield Story(name, _clean(record["text"]))
 
 
 def _txt_stories(path):
@@ -163,9 +152,7 @@ def check_ids(tokenizer, ids, what) -> None:
 
 def load_queries(path) -> list[Query]:
     """Queries of a JSONL file, one {"prompt": …, optional "completion" and "against"} a line.
-
-    Raises InputError.
-    """
+    Raises InputError."""
     queries = []
     for number, record in _records(local_path(path), "prompt"):
         texts = {name: record.get(name) for name in ("prompt", "completion", "against")}
@@ -180,11 +167,9 @@ def load_queries(path) -> list[Query]:
 
 
 def read_query(model, tokenizer, query: Query, **writing) -> tuple[Query, EncodedQuery, list[str]]:
-    """A query with its completion, as token ids, and what may not have been meant.
-
-    Without a completion the model writes one; `writing` are options of `complete`. Raises
-    InputError, also for what is too long or no Unicode.
-    """
+    """A query with its completion, as token ids, and what may not have been meant. Without a
+    completion the model writes one; `writing` are options of `complete`. Raises InputError, also
+    for what is too long or no Unicode."""
     typed = [query.completion is not None, True]
     if query.against is not None and not query.against.strip():
         raise InputError("the text against the completion is empty: give the word or words that "
@@ -221,7 +206,7 @@ def beginnings(tokenizer, stories: list[Story], queries: list[Query], count, lon
     more than `longest` tokens. Raises InputError when too few are left.
     """
     chance, found = random.Random(seed), []
-    answers = [_words(plain.completion) for query in queries for plain in plain_queries(query)]
+    answers = {_words(text or "") for each in queries for text in (each.completion, each.against)}
     for story in chance.sample(stories, len(stories) if count else 0):
         if len(found) == count:
             break
@@ -254,11 +239,9 @@ def _fits(tokenizer, text, queries, longest):
 
 
 def query_notes(tokenizer, query: Query, encoded: EncodedQuery, typed=True) -> list[str]:
-    """What a person who asks `query` may not have meant.
-
-    Nothing is put between prompt and completion: two words `typed` without a space run together
-    ("in the" + "mill"), and a token may hold the end of the one and the beginning of the other.
-    """
+    """What a person who asks `query` may not have meant. Nothing is put between prompt and
+    completion: two words `typed` without a space run together ("in the" + "mill"), and a token may
+    hold the end of the one and the beginning of the other."""
     notes, (last, first) = [], (query.prompt[-1], query.completion[0])
     if typed and _parts_words(last) and _parts_words(first):
         notes.append(f'"{query.prompt[-20:].split()[-1]}" and "{query.completion.split()[0]}" are '
@@ -295,7 +278,9 @@ def complete(model, tokenizer, prompt, max_new_tokens=12, temperature=0.0, seed=
         raise InputError(f"the prompt has {len(ids)} tokens, the model reads {context} and needs "
                          "room for the completion: shorten the prompt")
     options = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
-    before, ends = len(tokenizer.decode(ids, **options)), _end_ids(model, tokenizer)
+    before = len(tokenizer.decode(ids, **options))
+    end = getattr(model.generation_config, "eos_token_id", None)
+    ends = {tokenizer.eos_token_id, *(end if isinstance(end, list) else [end])}
     generator = torch.Generator().manual_seed(seed)
     for _ in range(min(max_new_tokens, context - len(ids))):
         ids.append(_next_token(model, ids, temperature, generator))
@@ -317,8 +302,3 @@ def _next_token(model, ids, temperature, generator):
     if not temperature:
         return int(logits.argmax())
     return int(torch.multinomial((logits / temperature).softmax(-1), 1, generator=generator))
-
-
-def _end_ids(model, tokenizer):
-    end = getattr(model.generation_config, "eos_token_id", None)
-    return {tokenizer.eos_token_id, *(end if isinstance(end, list) else [end])} - {None}

@@ -5,7 +5,7 @@ here. They are loaded when they are asked for, so that `--help` need not wait fo
 """
 from importlib import import_module
 
-ROOMS = {"answers": ("entry", "explain", "explain_indexed"), "fitting": ("fit", "fit_sample"),
+ROOMS = {"answers": ("ask", "entry", "explain_indexed", "told"), "fitting": ("fit", "fit_sample"),
          "index": ("Index", "open_index"), "job": ("Request", "run", "write_json"),
          "setting": ("Setting", "batch_note")}
 __all__ = [name for names in ROOMS.values() for name in names]

@@ -20,11 +20,9 @@ SHORT_LIST = 5  # at least so many more stories than are shown are scored exactl
 
 @dataclass
 class Asked:
-    """Q queries with their log-probabilities `(Q,)` and iHVPs `{layer: (Q, out, in+1)}`.
-
-    `against` are the log-probabilities of what stands against the completions, None where nothing
-    does; `contexts` the beginnings that the prompts stood behind.
-    """
+    """Q queries with their log-probabilities `(Q,)` and iHVPs `{layer: (Q, out, in+1)}`. `against`
+    are the log-probabilities of what stands against the completions, None where nothing does;
+    `contexts` the beginnings that the prompts stood behind."""
     queries: list[Query]
     log_probs: torch.Tensor
     ihvps: dict
@@ -33,35 +31,29 @@ class Asked:
 
 
 def ask(setting: Setting, queries: list[Query], curvature: Curvature, contexts=0, seed=0) -> Asked:
-    """The queries' gradients, and what the curvature makes of them.
-
-    The mean over the prompts behind `contexts` `beginnings`, if there are any, of log p of the
-    completion, less that of what stands against it. Raises InputError.
-    """
+    """The queries' gradients, and what the curvature makes of them. The mean over the prompts
+    behind `contexts` `beginnings`, if there are any, of log p of the completion, less that of what
+    stands against it. Raises InputError."""
     tokenizer, longest = setting.tokenizer, context_length(setting.model)
     texts = beginnings(tokenizer, setting.corpus.stories, queries, contexts, longest, seed)
-    gradients, log_probs = [], []
+    count, gradients, log_probs, against = contexts or 1, [], [], []
     for query in queries:  # in turn: memory stays that of one
         encoded = [encode_query(tokenizer, plain, longest) for plain in plain_queries(query, texts)]
         rows, logs = query_gradients(setting.model, setting.layers, encoded)
-        means = logs.view(-1, len(texts) or 1).mean(1)
-        log_probs.append(means)
-        weights = torch.ones_like(logs) / (len(texts) or 1)
-        weights[len(logs) // len(means):] *= -1
+        weights = torch.ones_like(logs) / count
+        weights[count:] *= -1
         gradients.append(combined(rows, weights[None]))
+        log_probs.append(logs[:count].mean())
+        against.append(None if query.against is None else logs[count:].mean().item())
     gradients = {name: torch.cat([each[name] for each in gradients]) for name in setting.layers}
-    against = [means[1].item() if len(means) > 1 else None for means in log_probs]
-    log_probs = torch.stack([means[0] for means in log_probs])
-    return Asked(queries, log_probs, curvature.solve(gradients), against, texts)
+    return Asked(queries, torch.stack(log_probs), curvature.solve(gradients), against, texts)
 
 
 # -- scores --------------------------------------------------------------------------------------
 
 def exact_scores(setting: Setting, asked: Asked, rows=None) -> dict[str, torch.Tensor]:
-    """`sequence (Q, N)` of the corpus rows (None: all), 0 elsewhere.
-
-    Raises InputError if not finite.
-    """
+    """`sequence (Q, N)` of the corpus rows (None: all), 0 elsewhere. Raises InputError if not
+    finite."""
     stream = setting.stream(rows, "scoring")
     scores = sequence_scores(setting.model, setting.layers, stream, asked.ihvps,
                              len(setting.corpus))
@@ -77,7 +69,7 @@ def exact_token_scores(setting: Setting, asked: Asked, rows=None) -> dict[str, t
         places = list(range(len(batch.index)))
         for query in range(len(asked.queries)):  # in turn: memory stays that of a batch
             values = token_scores(captured, ihvps, [query] * len(places), places, total)
-            token[query, batch.index, :values.shape[-1]] = values.sum(1).cpu()
+            token[query, batch.index, :values.shape[-1]] = values.sum(1).to(token)
     return {"sequence": finite(processes.total(token).sum(-1)), "token": token}
 
 
@@ -101,19 +93,10 @@ def picked_tokens(setting: Setting, ihvps: dict, picks: list[Strongest]) -> dict
 
 # -- answers -------------------------------------------------------------------------------------
 
-def explain(setting: Setting, queries: list[Query], curvature: Curvature, top=10,
-            **asking) -> list[dict]:
-    """For every query its `top` positive, then its `top` negative stories, as the JSON has them.
-
-    `asking`: options of `ask`.
-    """
-    asked = ask(setting, queries, curvature, **asking)
-    return told(setting, asked, exact_scores(setting, asked)["sequence"], top)
-
-
 def explain_indexed(setting: Setting, queries: list[Query], index: Index, top=10,
                     **asking) -> list[dict]:
-    """As `explain`, from an index: a short list by its scores, exact scores and tokens for that."""
+    """As `told`, from an index: a short list by its scores, exact scores and tokens for that.
+    `asking`: options of `ask`."""
     asked = ask(setting, queries, index.curvature, **asking)
     rough = finite(index.scores(asked.ihvps, setting.corpus))
     values = picked_tokens(setting, asked.ihvps, short_list(rough, top))
@@ -129,7 +112,8 @@ def short_list(rough: torch.Tensor, top: int) -> list[Strongest]:
 
 
 def told(setting: Setting, asked: Asked, scores: torch.Tensor, top: int) -> list[dict]:
-    """The `queries` part of the JSON for exact scores `(Q, N)`."""
+    """The `queries` part of the JSON for exact scores `(Q, N)`: for every query its `top` positive,
+    then its `top` negative stories."""
     picks = top_indices(scores, top)
     return entries(setting, asked, picks, picked_tokens(setting, asked.ihvps, picks))
 
@@ -137,25 +121,21 @@ def told(setting: Setting, asked: Asked, scores: torch.Tensor, top: int) -> list
 def entries(setting: Setting, asked: Asked, picks: list[Strongest], values: dict) -> list[dict]:
     """The `queries` part of the JSON: for each query the stories picked and their token values."""
     answers = []
-    log_probs = zip(asked.log_probs.tolist(), asked.against)
-    for number, (query, (log_prob, against)) in enumerate(zip(asked.queries, log_probs)):
+    for number, query in enumerate(asked.queries):
         influences = []
         for side in picks[number]:
             for rank, row in enumerate(side, start=1):
                 influences.append(entry(rank, row, setting.corpus, values[number, row],
                                         list(setting.layers), setting.tokenizer))
-        answers.append({"prompt": query.prompt, "completion": query.completion,
-                        "against": query.against, "log_prob": log_prob,
-                        "log_prob_against": against, "contexts": list(asked.contexts),
+        answers.append({**vars(query), "log_prob": asked.log_probs[number].item(),
+                        "log_prob_against": asked.against[number], "contexts": asked.contexts,
                         "influences": influences})
     return answers
 
 
 def entry(rank, row, corpus, values: torch.Tensor, layers, tokenizer) -> dict:
-    """One story's influence as the JSON describes it.
-
-    `values` `(layer, token)`, `row` its place in the corpus.
-    """
+    """One story's influence as the JSON describes it. `values` `(layer, token)`, `row` its place in
+    the corpus."""
     story, texts = corpus.stories[row], token_texts(tokenizer, corpus.ids[row])
     tokens = []
     for position, value in enumerate(values.sum(0).tolist()):

@@ -1,7 +1,6 @@
 """The curvature of a setting's layers: fitted by all processes together, and kept."""
 import sys
 from contextlib import nullcontext
-from pathlib import Path
 
 import torch
 
@@ -31,7 +30,12 @@ def fit(setting: Setting, method="ekfac", fit_limit=2000, seed=0, damping=None, 
     if method == "identity":
         return Identity(setting.layers)
     rows = fit_sample(len(setting.corpus), fit_limit, seed)
-    path = cache_path(setting, cache, rows, method, seed, key) if cache else None
+    path = None
+    if cache:
+        name = kept.cache_key(key or setting.model, setting.layers,
+                              [setting.corpus.ids[row] for row in rows], rows=rows, method=method,
+                              seed=seed)
+        path = local_path(cache) / f"{method}-{name}.safetensors"
     first = path and processes.rank() == 0
     with kept.lock(path) if first else nullcontext():
         blocks = kept.load_blocks(path) if path else None
@@ -42,14 +46,6 @@ def fit(setting: Setting, method="ekfac", fit_limit=2000, seed=0, damping=None, 
         elif first:
             kept.touch(path)
     return METHODS[method]({name: blocks[name] for name in setting.layers}, damping)
-
-
-def cache_path(setting, cache, rows, method, seed, key=None) -> Path:
-    """Where the factors of this model, these stories and settings are kept."""
-    ids = [setting.corpus.ids[row] for row in rows]
-    name = kept.cache_key(key or setting.model, setting.layers, ids, rows=rows, method=method,
-                          seed=seed)
-    return local_path(cache) / f"{method}-{name}.safetensors"
 
 
 def fit_blocks(setting: Setting, rows, method="ekfac", seed=0) -> dict:

@@ -39,10 +39,8 @@ class Index(search.Index):
 
     @classmethod
     def create(cls, folder, model, curvature, coordinates=MOST_COORDINATES, **settings):
-        """A new, empty index for the model (or its `model_key`) and its curvature.
-
-        `settings` are what else it depends on. Raises OSError.
-        """
+        """A new, empty index for the model (or its `model_key`) and its curvature. `settings` are
+        what else it depends on. Raises OSError."""
         total = sum(block.eigenvalues.numel() for block in curvature.blocks.values())
         settings = {"model": kept.model_key(model), "code": kept.code_version(kept.INDEXING),
                     "method": curvature.name, "coordinates": min(coordinates, total),
@@ -55,9 +53,7 @@ class Index(search.Index):
     @classmethod
     def open(cls, folder, model, **settings):
         """The index in `folder` for the model (or its `model_key`), or None when there is none.
-
-        Raises InputError when it is damaged or another's.
-        """
+        Raises InputError when it is damaged or another's."""
         head = Path(folder) / "head.safetensors"
         if not os.path.exists(head):
             return None
@@ -93,10 +89,8 @@ class Index(search.Index):
             yield tuple(stored[0][name] for name in ("digests", "codes", "scales"))
 
     def missing(self, corpus) -> list[int]:
-        """Rows of the corpus that are not in the index, one of each kind, shortest first.
-
-        Raises InputError when index and stories have less than half of the smaller in common.
-        """
+        """Rows of the corpus that are not in the index, one of each kind, shortest first. Raises
+        InputError when index and stories have less than half of the smaller in common."""
         held = {digest for digests, _, _ in self.parts() for digest in digests.tolist()}
         wanted = set(corpus.digests)
         if 2 * len(held & wanted) < min(len(held), len(wanted)):
@@ -105,10 +99,8 @@ class Index(search.Index):
         return sorted(new.values(), key=lambda row: len(corpus.ids[row]))
 
     def add(self, model, layers, corpus, stream, rows) -> None:
-        """Adds the stories `rows` of the corpus; `stream(rows)` gives their batches.
-
-        Raises OSError, and InputError for a gradient that is not finite.
-        """
+        """Adds the stories `rows` of the corpus; `stream(rows)` gives their batches. Raises
+        OSError, and InputError for a gradient that is not finite."""
         for first in range(0, len(rows), PART):
             digests, codes, scales = [], [], []
             for batch in stream(rows[first:first + PART]):
@@ -119,18 +111,14 @@ class Index(search.Index):
                 codes.append(some_codes.cpu())
                 scales.append(some_scales.cpu())
             if digests:
-                self._save(torch.tensor(digests), torch.cat(codes), finite(torch.cat(scales)))
-
-    def _save(self, digests, codes, scales):
-        name = hashlib.sha256(digests.numpy().tobytes()).hexdigest()[:16]
-        save_checked({"digests": digests, "codes": codes, "scales": scales},
-                     self.folder / f"part-{name}.safetensors")
+                part = {"digests": torch.tensor(digests), "codes": torch.cat(codes),
+                        "scales": finite(torch.cat(scales))}
+                name = hashlib.sha256(part["digests"].numpy().tobytes()).hexdigest()[:16]
+                save_checked(part, self.folder / f"part-{name}.safetensors")
 
     def scores(self, ihvps: dict, corpus) -> torch.Tensor:
-        """As `search.Index.scores`, `(Q, N)` for the stories of the corpus.
-
-        Raises InputError when a story is not in the index.
-        """
+        """As `search.Index.scores`, `(Q, N)` for the stories of the corpus. Raises InputError when
+        a story is not in the index."""
         queries, names, scores = self.queries(ihvps).cpu(), [], []
         for digests, codes, scales in self.parts():
             names += digests.tolist()

@@ -2,10 +2,7 @@
 import json
 import os
 import sys
-from dataclasses import dataclass
-from pathlib import Path
-
-import torch
+from types import SimpleNamespace
 
 from .. import pictures
 from ..sources import (Tracked, context_length, load_model, load_queries, load_stories, read_corpus,
@@ -22,34 +19,8 @@ from .setting import Setting, batch_note
 DEFAULT_PROMPT = "Bramble kept the glass egg in the"
 
 
-@dataclass
-class Request:
+class Request(SimpleNamespace):
     """What the command line asks for; the names are those of its options."""
-    prompt: str | None = None
-    completion: str | None = None
-    against: str | None = None
-    contexts: int = 0
-    target: str = "influence"
-    queries: str | None = None
-    model: str = "default"
-    stories: str = "default"
-    limit: int | None = None
-    fit_limit: int = 2000
-    top: int = 10
-    method: str = "ekfac"
-    scope: str = "mlp"
-    max_tokens: int = 512
-    batch_size: int = 16
-    device: str = "auto"
-    damping: float | None = None
-    seed: int = 0
-    cache: str | None = None
-    prefilter: int | None = None
-    index: Path | None = None
-    precision: str = "float32"
-    json: Path | None = None
-    html: Path | None = None
-    all_scores: Path | None = None
 
     @property
     def fitting(self) -> dict:
@@ -57,24 +28,21 @@ class Request:
         return {"method": self.method, "fit_limit": self.fit_limit, "seed": self.seed,
                 "damping": self.damping, "cache": self.cache}
 
-    @property
-    def asking(self) -> dict:
-        """The options of `ask`."""
-        return {"contexts": self.contexts, "seed": self.seed}
-
 
 def run(request: Request) -> None:
     """Does what is asked; raises InputError with one clear line."""
     check_outputs(request)
     setting, tracked, queries = read(request)
+    asking = {"contexts": request.contexts, "seed": request.seed}
     if request.index:
         index = open_index(setting, request.index, **request.fitting)
         damping, scores = index.curvature.damping, None
-        answers = explain_indexed(setting, queries, index, request.top, **request.asking)
+        answers = explain_indexed(setting, queries, index, request.top, **asking)
     else:
         curvature = fit(setting, **request.fitting)
-        asked = ask(setting, queries, curvature, **request.asking)
-        scores = score(setting, asked, request)
+        asked = ask(setting, queries, curvature, **asking)
+        rows = request.prefilter and matching(queries, setting.corpus, request.prefilter)
+        scores = (exact_token_scores if request.all_scores else exact_scores)(setting, asked, rows)
         damping, answers = curvature.damping, told(setting, asked, scores["sequence"], request.top)
     result = {"model": request.model, "stories": request.stories, "method": request.method,
               "n_train": len(setting.corpus), "target": setting.target,
@@ -88,10 +56,8 @@ def run(request: Request) -> None:
 # -- read ----------------------------------------------------------------------------------------
 
 def check_outputs(request: Request) -> None:
-    """Says before any long work that an output cannot be had.
-
-    It cannot be written, would overwrite what is read, or does not go with another option.
-    """
+    """Says before any long work that an output cannot be had. It cannot be written, would overwrite
+    what is read, or does not go with another option."""
     other = request.all_scores or request.prefilter or request.method == "identity"
     if request.index and other:
         raise InputError("--index goes neither with --all-scores nor --prefilter nor --method "
@@ -127,9 +93,8 @@ def read(request: Request) -> tuple[Setting, Tracked, list[Query]]:
     if request.top > len(corpus):
         raise InputError(f"--top {request.top} asks for more than the {len(corpus)} stories there "
                          f"are: give at most {len(corpus)}")
-    # told here, before any long work, when there are too few
-    beginnings(tokenizer, corpus.stories, queries, request.contexts, context_length(model),
-               request.seed)
+    context = context_length(model)  # too few beginnings are told here, before any long work
+    beginnings(tokenizer, corpus.stories, queries, request.contexts, context, request.seed)
     setting = Setting(model, tokenizer, tracked.layers, corpus, request.batch_size,
                       target=request.target)
     tell(batch_note(setting))
@@ -160,17 +125,6 @@ def tell(note) -> None:
         print(f"note: {pictures.visible(note, ' ')}", file=sys.stderr)
 
 
-# -- score ---------------------------------------------------------------------------------------
-
-def score(setting: Setting, asked, request: Request) -> dict[str, torch.Tensor]:
-    """The exact scores of all stories, or of those that match best; by token if that is asked."""
-    rows = None
-    if request.prefilter:
-        rows = matching(asked.queries, setting.corpus, request.prefilter)
-    scores = exact_token_scores if request.all_scores else exact_scores
-    return scores(setting, asked, rows)
-
-
 # -- show and write ------------------------------------------------------------------------------
 
 def write(result: dict, scores, request: Request) -> None:
@@ -190,7 +144,7 @@ def write(result: dict, scores, request: Request) -> None:
     if request.html:
         attempt(pictures.write_page, result, request.html)
     if request.all_scores:
-        attempt(write_scores, scores, request.all_scores)
+        attempt(output(request.all_scores)(save_tensors), scores, request.all_scores)
     if problems:
         raise InputError("; ".join(problems))
     if request.html:
@@ -215,9 +169,3 @@ def write_json(result: dict, path) -> None:
     with output(path):
         text = json.dumps(result, ensure_ascii=False, indent=1, allow_nan=False)
         save_text(text + "\n", path)
-
-
-def write_scores(scores: dict, path) -> None:
-    """Writes all scores, whole or not at all. Raises InputError."""
-    with output(path):
-        save_tensors(scores, path)

@@ -125,9 +125,7 @@ def touch(path: Path) -> None:
 
 def bound(folder: Path, newest: Path) -> None:
     """Removes the longest unused of the kept files until they fit into ROOM; says what is used.
-
-    Never removes `newest`.
-    """
+    Never removes `newest`."""
     files = [(path, status) for path, status in present(folder.glob("*.safetensors"))
              if path != newest and OURS.fullmatch(path.name)]
     files.sort(key=lambda pair: pair[1].st_mtime)

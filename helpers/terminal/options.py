@@ -65,8 +65,7 @@ def _add_question(add):
     add("--contexts", type=natural, default=0, metavar="K",
         help="ask behind K beginnings of stories, and take the mean (default: the prompt alone)")
     add("--target", choices=["influence", "content"], default="influence",
-        help="what one more copy of a story would do, or what the story holds about the "
-             "completion, however well it is learnt (default: %(default)s)")
+        help="what one more copy of a story would do, or what it holds (default: %(default)s)")
     add("--queries", metavar="FILE.jsonl",
         help='many at once, one {"prompt": …, "completion": …, "against": …} a line')
 

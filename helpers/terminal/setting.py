@@ -35,9 +35,7 @@ class Setting:
 
     def stream(self, rows=None, label=""):
         """Length-bucketed batches of the corpus rows (default all), `index` holding corpus rows.
-
-        Shows a bar on stderr. Under torchrun every process gets a share of the rows.
-        """
+        Shows a bar on stderr. Under torchrun every process gets a share of the rows."""
         rows = range(len(self.corpus)) if rows is None else rows
         rows = processes.share(sorted(rows, key=lambda row: len(self.corpus.ids[row])))
         ids = [self.corpus.ids[row] for row in rows]
