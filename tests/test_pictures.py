@@ -185,9 +185,10 @@ def test_layer_strip_bars_point_the_right_way():
 
 
 def test_card_says_rank_id_sign_and_unit():
-    text = Parsed(section(entry_of(["a", " b"], [-2e-3, 0.0], rank=7, id="42"))).text
-    said = ("#7", "-0.00200", "nats per extra copy", "story 42", "predicts ' b'")
-    assert all(words in text for words in said)
+    source = section(entry_of(["a", " b"], [-2e-3, 0.0], rank=7, id="42"))
+    said = ("#7", "-0.00200", "nats per extra copy", "story 42")
+    assert all(words in Parsed(source).text for words in said)
+    assert "predicts &#x27; b&#x27;" in source
 
 
 def test_names_are_as_short_as_they_may_be():

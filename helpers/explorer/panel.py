@@ -47,7 +47,7 @@ class Panel:
 
     def __init__(self, explorer, prompts=(), prompt=""):
         self.explorer, self.question = explorer, None
-        self._silent, self._asked, self._written = False, None, ""
+        self._asked, self._written = None, ""
         prompts = list(prompts)
         self._make_question(prompt or (prompts or [""])[0])
         self.status, self.found = widgets.HTML(), widgets.HTML(layout=WIDE)
@@ -82,9 +82,6 @@ class Panel:
                            layout=widgets.Layout(width="5em"))
         self._line = widgets.HBox([self.prompt, self.completion, self.ask], layout=ROW)
         self.tokens = widgets.HBox(layout=ROW)
-        self.every = _button("all", lambda: self._guarded(self._choose_all),
-                             tooltip="explain all tokens of the answer",
-                             layout=widgets.Layout(width="4em"))
 
     def _reading(self, prompts):
         """What else belongs to the question."""
@@ -94,8 +91,7 @@ class Panel:
                                  placeholder="none; a word of its own begins with a space")
         self.contexts = _labelled(widgets.IntSlider, "behind beginnings of stories", max=8)
         self.temperature = _labelled(widgets.FloatSlider, "temperature", max=1.5, step=0.1)
-        self.seed = _labelled(widgets.BoundedIntText, "seed", max=10**6,
-                              layout=widgets.Layout(width="9em"))
+        self.seed = _labelled(widgets.IntSlider, "seed")
         self.pick.observe(self._picked, "value")
         row = widgets.HBox([self.contexts, self.temperature, self.seed], layout=ROW)
         return self.pick, self.against, row
@@ -113,7 +109,7 @@ class Panel:
         self.top = _labelled(widgets.IntSlider, "stories of either sign", value=5, min=1, max=20,
                              continuous_update=False)
         for widget in (self.target, self.method, self.align, self.layer, self.top):
-            widget.observe(self._changed, "value")
+            widget.observe(lambda _: self._guarded(self._show), "value")
         return score, method, align, widgets.HBox([self.layer, self.top], layout=ROW)
 
     def _finding(self):
@@ -135,7 +131,7 @@ class Panel:
 
     def _say(self, text):
         text = html.escape(pictures.visible(text, " "))
-        self.status.value = f'<small role="status" style="line-height:1.4">{text}</small>'
+        self.status.value = f'<div role="status" style="font-size:.85em;line-height:1.4">{text}</div>'
 
     def _guarded(self, action, *given):
         """Runs an action; what goes wrong is said in one sentence."""
@@ -161,10 +157,6 @@ class Panel:
                 *(self.question.notes if self.question else ())]
         return ". ".join(filter(None, said)) + "."
 
-    def _changed(self, _):
-        if not self._silent:
-            self._guarded(self._show)
-
     def _picked(self, change):
         if change["new"]:
             self.prompt.value, self.completion.value = change["new"], ""
@@ -174,44 +166,34 @@ class Panel:
         if self._asked and self.prompt.value != self._asked[0] \
                 and self.completion.value == self._written:
             self.completion.value = ""  # it was the model's, to another prompt
-        wanted = self._wanted()
+        wanted = self._question()
         if wanted != self._asked:  # a second click on Ask costs nothing
             self._say("The model reads the question …")
             self.question = self.explorer.ask(*wanted[:4], temperature=wanted[4], seed=wanted[5])
             if not self.completion.value.strip():
                 self.completion.value = self._written = self.question.query.completion
-            self._asked = self._wanted()
+            self._asked = self._question()
             self.looked.value = self.saved.value = ""
             buttons = map(self._word, self.question.tokens)
-            self.tokens.children = [widgets.Label("Explain"), *buttons, self.every]
+            self.tokens.children = [widgets.Label("Explain"), *buttons]
         return self._show()
 
-    def _wanted(self):
-        widgets_ = (self.prompt, self.completion, self.against, self.contexts, self.temperature,
-                    self.seed)
-        return tuple(widget.value for widget in widgets_)
+    def _question(self):
+        return tuple(widget.value for widget in (self.prompt, self.completion, self.against,
+                                                 self.contexts, self.temperature, self.seed))
 
     def _word(self, token):
         text = pictures.visible(token, "⏎").strip() or "␣"
         button = widgets.ToggleButton(True, description=text, layout=widgets.Layout(width="auto"),
                                       tooltip="explain this token: a word, or a piece of one")
         button.add_class("tw-word")
-        button.observe(self._changed, "value")
+        button.observe(lambda _: self._guarded(self._show), "value")
         return button
-
-    def _choose_all(self):
-        self._silent = True
-        try:
-            for button in self.tokens.children[1:-1]:
-                button.value = True
-        finally:
-            self._silent = False
-        return self._show()
 
     @property
     def chosen(self) -> list[int]:
         """Which tokens of the completion are to be explained."""
-        return [place for place, button in enumerate(self.tokens.children[1:-1]) if button.value]
+        return [place for place, button in enumerate(self.tokens.children[1:]) if button.value]
 
     def _need_question(self):
         if self.question is None:

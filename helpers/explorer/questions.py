@@ -57,14 +57,10 @@ class Question:
 
 class Measured(NamedTuple):
     """All that was computed for a choice of tokens, its row first, then that of what stands against
-    it: iHVPs, scores `(rows, N)` as exact as the index, exact `{story: (rows, layer, token)}`."""
+    it, less: iHVPs, scores `(rows, N)` as the index has them, `{story: (rows, layer, token)}`."""
     ihvps: dict
     scores: torch.Tensor
     values: dict
-
-    @property
-    def signs(self):
-        return torch.tensor([1.0, -1.0])[:len(self.scores)]
 
 
 class Explorer:
@@ -82,8 +78,9 @@ class Explorer:
         self.indexes = {}
         self.tracked = tracked or share(setting.model, setting.layers)
         self.note = batch_note(self.setting)
-        self.curvatures = {"ekfac": self.index_of("influence", setting.quiet).curvature,
-                           **(curvatures or {}), "identity": Identity(setting.layers)}
+        self.index = self.index_of("influence", setting.quiet)
+        self.curvatures = {"ekfac": self.index.curvature, **(curvatures or {}),
+                           "identity": Identity(setting.layers)}
         self.methods = {name: METHODS[name] for name in (*self.curvatures, "tfidf")}
         self.words = tfidf([story.text for story in setting.corpus.stories])
         try:
@@ -125,15 +122,11 @@ class Explorer:
         kfac = fit(setting, "kfac", fit_limit, cache=cache, key=key)
         return cls(setting, indexed, {"kfac": kfac}, names, tracked)
 
-    def index_of(self, target="influence", quiet=True):
+    def index_of(self, target, quiet=True):
         """The index of one target; making it takes as long as `open` did. Raises InputError."""
         if target not in self.indexes:
             self.indexes[target] = self._indexed(replace(self.setting, target=target, quiet=quiet))
         return self.indexes[target]
-
-    @property
-    def index(self):
-        return self.index_of()
 
     # -- a question and its numbers -------------------------------------------------------------
 
@@ -162,16 +155,14 @@ class Explorer:
         Less that on what stands against it. As exact as the index. Raises InputError where no token
         is chosen.
         """
-        measured = self._measured(question, method, chosen, target)
-        return measured.signs @ measured.scores
+        return self._measured(question, method, chosen, target).scores.sum(0)
 
     def values(self, question, rows, method="ekfac", chosen=None, target="influence"):
         """Exact influence of the stories `rows` on the chosen tokens: `{row: (layer, token)}`."""
         measured = self._measured(question, method, chosen, target)
         new = [row for row in dict.fromkeys(rows) if row not in measured.values]
         measured.values.update(self._exact(measured, new, self.setting, target) if new else {})
-        return {row: torch.einsum("r,rlt->lt", measured.signs, measured.values[row])
-                for row in rows}
+        return {row: measured.values[row].sum(0) for row in rows}
 
     def _measured(self, question, method, chosen, target) -> Measured:
         m = len(question.tokens)
@@ -181,7 +172,7 @@ class Explorer:
         key = (method, target, tuple(chosen))
         if key not in question.measured:
             wanted = torch.zeros(1, m).index_fill(1, torch.tensor(key[-1]), 1)
-            sums = torch.block_diag(wanted, torch.eye(len(question.log_probs) - m))
+            sums = torch.block_diag(wanted, -torch.eye(len(question.log_probs) - m))
             ihvps = self.curvatures[method].solve(combined(question.gradients, sums))
             scores = finite(self.index_of(target).scores(ihvps, self.setting.corpus))
             question.measured[key] = Measured(ihvps, scores, {})
@@ -216,37 +207,24 @@ class Explorer:
         else:
             (sides,) = short_list(scores[None], top)
             listed = [*sides.positive, *sides.negative]
-        exact = torch.zeros_like(scores)
-        for row, value in self.values(question, listed, *measure).items():
+        values, exact = self.values(question, listed, *measure), torch.zeros_like(scores)
+        for row, value in values.items():
             exact[row] = value.sum()
         scores = torch.where(exact != 0, exact, scores)
         sides = [listed] if method == "tfidf" else top_indices(exact[None], top)[0]
         entries = []
         for side in sides:
             for rank, row in enumerate(side, start=1):
-                entries.append(self._entry(question, rank, row, scores, layer, *measure))
+                entries.append(self._entry(rank, row, values[row], scores, layer)
+                               | self._known(question, row, *measure))
                 if method == "tfidf":
                     entries[-1]["similarity"] = similar[row].item()
         return self._query(question, method, layer, chosen, target, entries)
 
     def overview(self, question, chosen=None, top=5) -> list[dict]:
-        """Every method under every target: the `top` stories for the chosen tokens.
-
-        `[{"method", "target", "shared", "influences"}]`, where "shared" counts the stories that
-        EK-FAC's influence has on top, too.
-        """
-        cells, first = [], None
-        for method, name in self.methods.items():
-            for target in TARGETS:
-                view = self.view(question, chosen, method, top, target=target)
-                entries = view["influences"]
-                if method != "tfidf":
-                    entries = [entry for entry in entries if entry["influence"] > 0]
-                rows = {entry["index"] for entry in entries[:top]}
-                first = rows if first is None else first
-                cells.append({"method": name, "target": target, "shared": len(rows & first),
-                              "influences": entries[:top]})
-        return cells
+        """A `view` of every method under every target."""
+        return [self.view(question, chosen, method, top, target=target)
+                for method in self.methods for target in TARGETS]
 
     def _query(self, question, method, layer, chosen, target, entries):
         """What was asked and found, as the JSON has a query."""
@@ -260,20 +238,9 @@ class Explorer:
                 "unit": pictures.UNITS[target], "layer": layer, "explained": explained,
                 "influences": entries}
 
-    def _entry(self, question, rank, row, scores, layer, *measure):
-        """A story of the corpus, with its standing among all `scores`, what was planted in it, and
-        in a comparison its influence on either side."""
-        (value,) = self.values(question, [row], *measure).values()
-        entry = self._told(rank, row, self.setting.corpus, value, scores, layer)
-        if self.planted:
-            entry["planted"] = self.planted_in(question, row)
-        if question.query.against:
-            parts = self._measured(question, *measure).values[row]
-            entry["parts"] = parts.sum((1, 2)).tolist()
-        return entry
-
-    def _told(self, rank, row, corpus, value, scores, layer):
-        layers = list(self.setting.layers)
+    def _entry(self, rank, row, value, scores, layer, corpus=None):
+        """A story with its standing among all `scores`."""
+        layers, corpus = list(self.setting.layers), corpus or self.setting.corpus
         entry = story_entry(rank, row, corpus, value, layers, self.setting.tokenizer)
         if layer is not None:
             for token, own in zip(entry["tokens"], value[layers.index(layer)].tolist()):
@@ -282,6 +249,15 @@ class Explorer:
         entry["standing"] = {"rank": int(higher.sum()) + 1, "of": len(scores),
                              "above": float(lower.sum()) / len(scores)}
         return entry
+
+    def _known(self, question, row, *measure):
+        """More of a story of the corpus: what was planted there, and its influence on each of two
+        answers that are compared."""
+        known = {"planted": self.planted_in(question, row)} if self.planted else {}
+        if question.query.against:
+            completion, against = self._measured(question, *measure).values[row].sum((1, 2))
+            known["parts"] = [completion.item(), -against.item()]
+        return known
 
     def planted_in(self, question, row) -> dict:
         """What was planted in this story: `{"item", "role", "sentences"}`.
@@ -309,20 +285,16 @@ class Explorer:
         if not text:
             raise InputError("nothing to look for: give a story's number, some of its words, or a "
                              "story of your own")
-        # ids before numbers: cards show ids, which may be numbers
-        for row, story in enumerate(stories):
-            if story.id == text:
-                return row
+        named = {story.id: row for row, story in reversed(list(enumerate(stories)))}
+        if text in named:  # ids before numbers: cards show ids, which may be numbers
+            return named[text]
         if text.isascii() and text.isdigit():
-            # int() itself refuses thousands of digits
-            if len(text) > 9 or int(text) >= len(stories):
+            if len(text) > 9 or int(text) >= len(stories):  # int() refuses thousands of digits
                 raise InputError(f"there is no story {text}: numbers go from 0 to "
                                  f"{len(stories) - 1}")
             return int(text)
-        for row, story in enumerate(stories):
-            if text.lower() in " ".join(story.text.split()).lower():
-                return row
-        return None
+        return next((row for row, story in enumerate(stories)
+                     if text.lower() in " ".join(story.text.split()).lower()), None)
 
     def look_up(self, question, text, chosen=None, method="ekfac", layer=None,
                 target="influence") -> dict:
@@ -336,13 +308,14 @@ class Explorer:
             corpus = read_corpus([Story("your text", text)], self.setting.tokenizer,
                                  _longest(self.setting.model))
             value = self._of_new(question, corpus, *measure)
-            entry = self._told(None, 0, corpus, value, scores, layer)
-            note = ("No story holds these words: this is what one copy of your text would do, were "
-                    "it added to the training set.")
+            known = {"note": "No story holds these words: this is what one copy of your text would "
+                             "do, were it added to the training set."}
         else:
-            entry = self._entry(question, None, row, scores, layer, *measure)
-            note = self._reason(question, row, scores, *measure)
-        entry |= {"rank": entry["standing"]["rank"], "note": note}
+            (value,), corpus = self.values(question, [row], *measure).values(), None
+            known = self._known(question, row, *measure)
+            known["note"] = self._reason(question, row, scores, *measure)
+        entry = self._entry(None, row or 0, value, scores, layer, corpus) | known
+        entry["rank"] = entry["standing"]["rank"]
         return self._query(question, measure[0], layer, chosen, target, [entry])
 
     def _of_new(self, question, corpus, method, chosen, target="influence"):
@@ -350,7 +323,7 @@ class Explorer:
         measured = self._measured(question, method, chosen, target)
         setting = replace(self.setting, corpus=corpus)
         values = self._exact(measured, [0], setting, target)[0] / len(self.setting.corpus)
-        return torch.einsum("r,rlt->lt", measured.signs, values)
+        return values.sum(0)
 
     def _reason(self, question, row, scores, method, _, target):
         """One sentence on the two factors of an influence: how long the story's gradient is, and

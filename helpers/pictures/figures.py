@@ -3,7 +3,9 @@
 Figures stand outside pyplot's list: a notebook shows them once, where they are returned. Texts of
 stories are drawn as they are, never as formulas.
 """
-from itertools import takewhile
+import re
+from itertools import groupby
+from operator import itemgetter
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -28,12 +30,6 @@ def _figure(width, height):
         fig, ax = plt.subplots(figsize=(width, height), layout="constrained")
     plt.close(fig)
     return fig, ax
-
-
-def _label(ax, xlabel, ylabel, title):
-    ax.set_xlabel(xlabel, fontsize=10)
-    ax.set_ylabel(ylabel, fontsize=10)
-    ax.set_title(title, fontsize=11)
 
 
 def _channels(colour):
@@ -110,24 +106,21 @@ def wrapped(cells, limit=COLUMNS) -> list[tuple]:
 
     Words stay whole where they fit.
     """
-    texts, placed, line, column = [drawable(text) for text, _ in cells], [], 0, 0
-    for number, (text, (_, source)) in enumerate(zip(texts, cells, strict=True)):
-        following = "" if "\n" in text else _rest_of_word(texts[number + 1:number + 9])
-        for row, left in enumerate(text.split("\n")):
-            line, column = (line + 1, 0) if row else (line, column)
-            if column and column + len((left + following).split("\n")[0]) > limit:
-                line, column, left = line + 1, 0, left.lstrip(" ")
-            while left:
-                line, column = (line + 1, 0) if column == limit else (line, column)
-                piece, left = left[:limit - column], left[limit - column:]
-                placed.append((line, column, piece, source))
-                column += len(piece)
-    return placed
-
-
-def _rest_of_word(texts):
-    """The tokens before the first that begins with a blank."""
-    return "".join(takewhile(lambda text: not text[:1].isspace(), texts))
+    letters = [(letter, number) for number, (text, _) in enumerate(cells)
+               for letter in drawable(text)]
+    text, placed, line, column = "".join(letter for letter, _ in letters), [], 0, 0
+    for word in re.finditer(r"\n|[^\S\n]*\S+|[^\S\n]+", text):
+        own = letters[slice(*word.span())]
+        if column and column + len(own) > limit or word[0] == "\n":
+            line, column = line + 1, 0
+            own = own[len(word[0]) - len(word[0].lstrip()):]
+        for letter, number in own:
+            line, column = (line + 1, 0) if column == limit else (line, column)
+            placed.append((line, column, letter, number))
+            column += 1
+    pieces = [list(piece) for _, piece in groupby(placed, key=itemgetter(0, 3))]
+    return [(*piece[0][:2], "".join(letter for _, _, letter, _ in piece), cells[piece[0][3]][1])
+            for piece in pieces]
 
 
 # -- layers and stories ----------------------------------------------------------------------------
@@ -174,7 +167,9 @@ def plot_tail(scores):
                       label=f"{name} ({len(values)})")
             ax.legend(fontsize=10)
     share = tail_share(scores)
-    _label(ax, "rank of the training story", f"|influence|, {UNIT}",
-           f"The top 1% of {len(scores)} stories carry {share:.0%} of the positive influence")
+    ax.set_xlabel("rank of the training story", fontsize=10)
+    ax.set_ylabel(f"|influence|, {UNIT}", fontsize=10)
+    ax.set_title(f"The top 1% of {len(scores)} stories carry {share:.0%} of the positive influence",
+                 fontsize=11)
     ax.grid(alpha=0.3)
     return fig

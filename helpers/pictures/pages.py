@@ -7,16 +7,15 @@ import html
 import math
 import re
 from pathlib import Path
-from typing import NamedTuple
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
 from ..sources.files import output, save_text
 from . import shades
-from .asked import MOST_WORDS, Asked, asked, pieces
-from .text import (ALIGNMENTS, UNIT, by_sign, described, named_story, quote, signed, signed_tokens,
-                   strongest_token, tracked, visible)
+from .asked import MOST_WORDS, asked, pieces
+from .text import (ALIGNMENTS, UNIT, by_sign, named_story, quote, signed, signed_tokens, tracked,
+                   visible)
 from .values import finite, largest, largest_of_tokens
 
 FOLDER = Path(__file__).parent / "templates"
@@ -54,34 +53,23 @@ def _drawn(template, macro, *data) -> str:
 
 # -- a card ----------------------------------------------------------------------------------------
 
-class Shared(NamedTuple):
-    """What all cards of a query have in common."""
-    align: str  # "both": the reader of a page chooses
-    scale: float  # |influence| of a token of the full shade, nats
-    longest: float  # |influence| of a story of a full bar, nats
-    asked: Asked
-    answers: tuple[str, str | None]  # completion and what it is compared with
-    open: bool  # whether all words are shown at first
-
-
-def _card(entry, shared):
-    """What card.html shows of an entry; None for what it leaves out."""
+def _card(entry, align, scale, longest, words, answers):
+    """What card.html shows of an entry; None for what it leaves out. `scale` and `longest` are the
+    |influence| of a token's full shade and of a story's full bar."""
     influence = finite(entry["influence"], f"influence of story {entry['id']}")
     tokens, standing = signed_tokens(entry), entry.get("standing")
-    strongest, decisive = strongest_token(tokens), quote(tokens, influence)
-    parts = zip(shared.answers, entry.get("parts", ()), strict=False)
+    decisive = quote(tokens, influence)
+    parts = zip(answers, entry.get("parts", ()), strict=False)
     return {
         "rank": entry["rank"], "influence": influence, "name": named_story(entry["id"]),
         "cosine": f"{entry['similarity']:.2f}" if "similarity" in entry else None,
-        "reach": shades.reach(influence, shared.longest), "open": shared.open,
-        "parts": [(answer, value, shades.reach(value, shared.longest)) for answer, value in parts],
+        "reach": shades.reach(influence, longest),
+        "parts": [(answer, value, shades.reach(value, longest)) for answer, value in parts],
         "quote": decisive, "side": "for" if influence >= 0 else "against",
         "mark": shades.rgba(math.copysign(1, decisive["influence"])) if decisive else "",
-        "views": [{"align": view, "label": ALIGNMENTS.get(view),
-                   "words": shades.heatmap(tokens, view, shared.scale, shared.asked)}
-                  for view in (ALIGNMENTS if shared.align == "both" else [shared.align])],
+        "views": [{"align": view, "words": shades.heatmap(tokens, view, scale, words)}
+                  for view in (ALIGNMENTS if align == "both" else [align])],
         "layers": shades.strip(entry["layers"]),
-        "strongest": None if strongest is None else described(tokens[strongest]),
         "standing": standing and f"rank {standing['rank']:,} of {standing['of']:,}, "
                                  f"higher than {standing['above']:.2%} of all stories",
         "planted": entry.get("planted"), "note": entry.get("note"),
@@ -96,15 +84,15 @@ def _section(query, align):
     entries = query["influences"]
     values = [value for entry in entries for value in (entry["influence"],
                                                        *entry.get("parts", ()))]
-    shared = Shared(align, largest_of_tokens(entries), largest(values, "influence"), asked(query),
-                    (query["completion"], query.get("against")), len(entries) == 1)
+    scale, words = largest_of_tokens(entries), asked(query)
+    shared = (align, scale, largest(values, "influence"), words,
+              (query["completion"], query.get("against")))
     return {
-        "asked": pieces(query, shared.asked.numbers), "facts": _facts(query),
-        "key": [shades.rgba(-1), "transparent", shades.rgba(1)],
-        "scale": shared.scale, "unit": query.get("unit", UNIT),
+        "asked": pieces(query, words.numbers), "facts": _facts(query), "scale": scale,
+        "key": [shades.rgba(-1), "transparent", shades.rgba(1)], "unit": query.get("unit", UNIT),
         "where": None if align == "both" else ALIGNMENTS.get(align, ""),
-        "one_step": query.get("method") == "dot product",
-        "sides": [{"heading": heading, "stories": [_card(entry, shared) for entry in side]}
+        "one_step": query.get("method") == "dot product", "open": len(entries) == 1,
+        "sides": [{"heading": heading, "stories": [_card(entry, *shared) for entry in side]}
                   for heading, (_, side) in zip(_headings(query), by_sign(query), strict=True)],
     }
 
@@ -175,13 +163,17 @@ def fragment(queries, align="input") -> str:
     return _drawn("page.html", "fragment", [_section(query, align) for query in queries])
 
 
-def overview(cells) -> str:
+def overview(views) -> str:
     """HTML table of an explorer's overview: methods down, targets across, their first stories."""
-    methods = {}
-    for cell in cells:
+    first, methods = set(), {}
+    for view in views:
+        _, entries = by_sign(view)[0]
+        rows = {entry["index"] for entry in entries}
+        first = first or rows
         stories = [entry | {"quote": quote(signed_tokens(entry), entry["influence"])}
-                   for entry in cell["influences"]]
-        methods.setdefault(cell["method"], []).append(cell | {"stories": stories})
+                   for entry in entries]
+        methods.setdefault(view["method"], []).append(
+            {"target": view["target"], "stories": stories, "shared": len(rows & first)})
     return _drawn("page.html", "overview", methods)
 
 

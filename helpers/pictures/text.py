@@ -13,7 +13,7 @@ ALIGNMENTS = {"input": "on the token that was read", "predicted": "on the token 
 JOINERS = "\u200c\u200d"  # emoji and Persian need them
 BEFORE, BEHIND = "⊢", "⊣"  # signs for what a tokenizer puts around a text
 SPECIAL = re.compile(r"\s*[<\[].+[>\]]\s*")  # how such a token looks: <|endoftext|>, </s>, [SEP]
-WORD, WORD_START, WORD_END = map(re.compile, (r"\w", r"\w{0,20}", r"\w{0,20}$"))
+WORD, WORD_START, WORD_END = map(re.compile, (r"\w", r"\w{0,20}[^\w\s]?", r"\w{0,20}$"))
 QUOTED = 44  # characters before and behind the token that a card quotes
 COLUMNS = " rank  influence  story         strongest token, in [ ], and what it predicts"
 
@@ -71,8 +71,8 @@ def signed_tokens(entry) -> list[dict]:
 def quote(tokens, influence) -> dict | None:
     """The token that decides, of the sign of the story's `influence`, in its surroundings.
 
-    `{"before", "read", "predicted", "rest", "after", "influence"}`, where "rest" is what is left
-    of the predicted word; None without tokens.
+    `{"before", "read", "predicted", "rest", "after", "title", "influence"}`, where "rest" is what
+    is left of the predicted word; None without tokens.
     """
     sign, texts = 1 if influence >= 0 else -1, [token["token"] for token in tokens]
     place = max(range(len(tokens)), key=lambda t: sign * tokens[t]["influence"], default=None)
@@ -91,7 +91,8 @@ def quote(tokens, influence) -> dict | None:
     if len(after) > QUOTED:
         after = re.sub(r"\s\S*$", "", after[:QUOTED]) + "…"
     return {"before": before, "read": text[start:middle], "predicted": text[middle:end],
-            "rest": rest, "after": after, "influence": tokens[place]["influence"]}
+            "rest": rest, "after": after, "title": described(tokens[place]),
+            "influence": tokens[place]["influence"]}
 
 
 def block_and_matrix(layer) -> tuple[str, str]:
