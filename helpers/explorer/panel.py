@@ -13,12 +13,10 @@ import ipywidgets as widgets
 
 from .. import pictures
 from ..stories import InputError
-from ..terminal.job import write_json
 from .questions import TARGETS
 
 WIDE = widgets.Layout(width="99%")
 ROW = widgets.Layout(flex_flow="row wrap", align_items="center")
-TYPES = {"html": "text/html", "json": "application/json"}
 
 
 def _labelled(kind, description, **options):
@@ -48,8 +46,7 @@ class Panel:
     def __init__(self, explorer, prompts=(), prompt=""):
         self.explorer, self.question = explorer, None
         self._asked, self._written = None, ""
-        prompts = list(prompts)
-        self._make_question(prompt or (prompts or [""])[0])
+        self._make_question(prompt or next(iter(prompts), ""))
         self.status, self.found = widgets.HTML(), widgets.HTML(layout=WIDE)
         self.looked, self.saved = widgets.HTML(layout=WIDE), widgets.HTML()
         more = widgets.VBox([*self._reading(prompts), *self._looking(), *self._finding()],
@@ -90,11 +87,8 @@ class Panel:
         self.against = _labelled(widgets.Text, "Compare with another answer", layout=WIDE,
                                  placeholder="none; a word of its own begins with a space")
         self.contexts = _labelled(widgets.IntSlider, "behind beginnings of stories", max=8)
-        self.temperature = _labelled(widgets.FloatSlider, "temperature", max=1.5, step=0.1)
-        self.seed = _labelled(widgets.IntSlider, "seed")
         self.pick.observe(self._picked, "value")
-        row = widgets.HBox([self.contexts, self.temperature, self.seed], layout=ROW)
-        return self.pick, self.against, row
+        return self.pick, self.against, self.contexts
 
     def _looking(self):
         """How the answer is looked at: each change shows at once."""
@@ -120,25 +114,22 @@ class Panel:
         self.look = _button("Look it up", lambda: self._guarded(self._look_up))
         self.compare = _button("Compare all methods", lambda: self._guarded(self._compare),
                                layout=widgets.Layout(width="auto"))
-        self.save = {kind: _button(f"Save as {kind.upper()}",
-                                   lambda kind=kind: self._guarded(self._save, kind))
-                     for kind in TYPES}
-        doing = [self.compare, *self.save.values(), self.saved]
+        self.save = _button("Save this page", lambda: self._guarded(self._save))
         return (widgets.HBox([self.wanted, self.look], layout=ROW),
-                widgets.HBox(doing, layout=ROW), self.looked)
+                widgets.HBox([self.compare, self.save, self.saved], layout=ROW), self.looked)
 
     # -- what happens ---------------------------------------------------------------------------
 
     def _say(self, text):
         text = html.escape(pictures.visible(text, " "))
-        self.status.value = f'<div role="status" style="font-size:.85em;line-height:1.4">{text}</div>'
+        self.status.value = f'<div role="status" style="line-height:1.4">{text}</div>'
 
-    def _guarded(self, action, *given):
+    def _guarded(self, action):
         """Runs an action; what goes wrong is said in one sentence."""
         start = time.perf_counter()
         try:
             self._say("Working …")
-            said = action(*given)
+            said = action()
             self._say(said or self._answered(time.perf_counter() - start))
         except KeyboardInterrupt:
             self._say("Interrupted. Nothing is lost: ask again.")
@@ -151,10 +142,9 @@ class Panel:
 
     def _answered(self, seconds):
         """How long it took, from what, and what should be known of question and model."""
-        explorer = self.explorer
-        said = [f"Answered in {seconds:.1f} s, from {len(explorer.setting.corpus):,} stories",
-                f"Tracked: {pictures.tracked(explorer.tracked.summary())}", explorer.note,
-                *(self.question.notes if self.question else ())]
+        said = [f"Answered in {seconds:.1f} s, from {len(self.explorer.setting.corpus):,} stories",
+                f"Tracked: {pictures.tracked(self.explorer.tracked.summary())}",
+                self.explorer.note, *self.question.notes]
         return ". ".join(filter(None, said)) + "."
 
     def _picked(self, change):
@@ -169,7 +159,7 @@ class Panel:
         wanted = self._question()
         if wanted != self._asked:  # a second click on Ask costs nothing
             self._say("The model reads the question …")
-            self.question = self.explorer.ask(*wanted[:4], temperature=wanted[4], seed=wanted[5])
+            self.question = self.explorer.ask(*wanted)
             if not self.completion.value.strip():
                 self.completion.value = self._written = self.question.query.completion
             self._asked = self._question()
@@ -179,8 +169,7 @@ class Panel:
         return self._show()
 
     def _question(self):
-        return tuple(widget.value for widget in (self.prompt, self.completion, self.against,
-                                                 self.contexts, self.temperature, self.seed))
+        return (self.prompt.value, self.completion.value, self.against.value, self.contexts.value)
 
     def _word(self, token):
         text = pictures.visible(token, "⏎").strip() or "␣"
@@ -202,40 +191,38 @@ class Panel:
         self._say(f"Comparing with {len(self.explorer.setting.corpus):,} stories …"
                   + " An index for this score is made first, as when the explorer opened." * new)
 
+    @property
+    def _way(self):
+        return {"chosen": self.chosen, "method": self.method.value, "target": self.target.value,
+                "layer": self.layer.value or None}
+
     def view(self) -> dict:
         """What is shown, as the JSON has a query. Raises InputError."""
         self._need_question()
-        return self.explorer.view(self.question, self.chosen, self.method.value, self.top.value,
-                                  self.layer.value or None, self.target.value)
+        return self.explorer.view(self.question, top=self.top.value, **self._way)
 
     def _show(self):
         self.found.value = pictures.fragment([self.view()], self.align.value)
 
     def _look_up(self):
         self._need_question()
-        view = self.explorer.look_up(self.question, self.wanted.value, self.chosen,
-                                     self.method.value, self.layer.value or None,
-                                     self.target.value)
+        view = self.explorer.look_up(self.question, self.wanted.value, **self._way)
         self.looked.value = pictures.fragment([view], self.align.value)
 
     def _compare(self):
         self._need_question()
         self.looked.value = pictures.overview(self.explorer.overview(self.question, self.chosen))
 
-    def _save(self, kind):
+    def _save(self):
         """Writes the present view beside the notebook, and offers it as a download.
 
         The kernel may be on another machine.
         """
-        result = self.explorer.result(self.view())
         words = re.sub(r"[^a-z0-9]+", "-", self.prompt.value.lower()).strip("-")[:40]
-        path = Path(f"influence-{words or 'question'}.{kind}")
-        if kind == "html":
-            pictures.write_page(result, path, self.align.value)
-        else:
-            write_json(result, path)
+        path = Path(f"influence-{words or 'question'}.html")
+        pictures.write_page(self.explorer.result(self.view()), path, self.align.value)
         data = base64.b64encode(path.read_bytes()).decode()
         self.saved.value = (f"Saved as <b>{path.name}</b> beside the notebook. <a "
-                            f'download="{path.name}" href="data:{TYPES[kind]};base64,{data}">'
+                            f'download="{path.name}" href="data:text/html;base64,{data}">'
                             "Download it</a>")
         return f"Saved as {path.name}."

@@ -1,13 +1,13 @@
 """Ask the model anything and see why: questions answered live from an index.
 
-A question is taken apart by the tokens of its completion, and all that was computed for it is kept,
-so that to look at it in another way costs next to nothing. What is shown is a query of
-the JSON of `python -m helpers`, with more said of every story: where it stands among all, and what
-was planted in it.
+All that was computed for a question is kept, so that another look at it costs next to nothing. What
+is shown is a query of the JSON of `python -m helpers`, with more said of every story: where it
+stands among all, and what was planted in it.
 """
 import re
 import shutil
 from dataclasses import dataclass, field, replace
+from itertools import product
 from typing import NamedTuple
 
 import torch
@@ -33,6 +33,7 @@ METHODS = {"ekfac": "EK-FAC", "kfac": "K-FAC", "identity": "dot product", "tfidf
 TARGETS = {"influence": "what one more copy would do", "content": "what the story holds about it"}
 OTHERS = {"teacher": "teaches other facts", "opponent": "opposes other facts",
           "bystander": "stands by other facts"}
+MOST = 512  # tokens of a story
 MOST_TOKENS = 48  # of a completion: each is a query of its own
 KEPT = 2  # indexes that stay in the cache: one for each target
 OURS = re.compile("explorer-[0-9a-f]{24}")  # their folders' names; the rest is the user's own
@@ -79,19 +80,19 @@ class Explorer:
         self.tracked = tracked or share(setting.model, setting.layers)
         self.note = batch_note(self.setting)
         self.index = self.index_of("influence", setting.quiet)
-        self.curvatures = {"ekfac": self.index.curvature, **(curvatures or {}),
-                           "identity": Identity(setting.layers)}
-        self.methods = {name: METHODS[name] for name in (*self.curvatures, "tfidf")}
+        ekfac = self.index.curvature  # also of the stories whose words match
+        self.curvatures = {"ekfac": ekfac, **(curvatures or {}),
+                           "identity": Identity(setting.layers), "tfidf": ekfac}
+        self.methods = {name: METHODS[name] for name in self.curvatures}
         self.words = tfidf([story.text for story in setting.corpus.stories])
         try:
             self.planted = load_planted(setting.corpus, whole=False)
         except InputError:
             self.planted = []
         self._places = {}  # {row: what of which item stands in the story}
-        for item in self.planted:
-            for kind in KINDS:
-                for place in item[kind]:
-                    self._places.setdefault(place["row"], []).append((item, kind, place))
+        for item, kind in product(self.planted, KINDS):
+            for place in item[kind]:
+                self._places.setdefault(place["row"], []).append((item, kind, place))
 
     @classmethod
     def open(cls, model="default", stories="default", limit=None, fit_limit=1000, cache=None,
@@ -102,7 +103,8 @@ class Explorer:
         """
         names = str(model), str(stories)
         model, tokenizer = load_model(names[0], device)
-        corpus = read_corpus(load_stories(names[1], limit), tokenizer, _longest(model))
+        longest = min(MOST, context_length(model))
+        corpus = read_corpus(load_stories(names[1], limit), tokenizer, longest)
         # TF-IDF would say so, minutes later
         if not any(re.search(WORD, story.text) for story in corpus.stories):
             raise InputError("the stories hold no words, which the explorer matches too: give "
@@ -199,7 +201,7 @@ class Explorer:
         the stories whose words match best, with their EK-FAC influence. Raises InputError where no
         token is chosen.
         """
-        measure = _measure(method), chosen, target
+        measure = method, chosen, target
         scores = self.scores(question, *measure)
         if method == "tfidf":
             similar = self.similar(question)
@@ -212,13 +214,10 @@ class Explorer:
             exact[row] = value.sum()
         scores = torch.where(exact != 0, exact, scores)
         sides = [listed] if method == "tfidf" else top_indices(exact[None], top)[0]
-        entries = []
-        for side in sides:
-            for rank, row in enumerate(side, start=1):
-                entries.append(self._entry(rank, row, values[row], scores, layer)
-                               | self._known(question, row, *measure))
-                if method == "tfidf":
-                    entries[-1]["similarity"] = similar[row].item()
+        entries = [self._entry(question, rank, row, values[row], scores, layer, measure)
+                   for side in sides for rank, row in enumerate(side, start=1)]
+        for entry in entries if method == "tfidf" else []:
+            entry["similarity"] = similar[entry["index"]].item()
         return self._query(question, method, layer, chosen, target, entries)
 
     def overview(self, question, chosen=None, top=5) -> list[dict]:
@@ -238,26 +237,24 @@ class Explorer:
                 "unit": pictures.UNITS[target], "layer": layer, "explained": explained,
                 "influences": entries}
 
-    def _entry(self, rank, row, value, scores, layer, corpus=None):
-        """A story with its standing among all `scores`."""
-        layers, corpus = list(self.setting.layers), corpus or self.setting.corpus
-        entry = story_entry(rank, row, corpus, value, layers, self.setting.tokenizer)
+    def _entry(self, question, rank, row, value, scores, layer, measure, corpus=None):
+        """A story with its standing among all `scores`; one of the corpus also with what was
+        planted there, and in a comparison with its influence on each of the answers."""
+        layers = list(self.setting.layers)
+        entry = story_entry(rank, row, corpus or self.setting.corpus, value, layers,
+                            self.setting.tokenizer)
         if layer is not None:
             for token, own in zip(entry["tokens"], value[layers.index(layer)].tolist()):
                 token["influence"] = own
         higher, lower = scores > entry["influence"], scores < entry["influence"]
         entry["standing"] = {"rank": int(higher.sum()) + 1, "of": len(scores),
                              "above": float(lower.sum()) / len(scores)}
-        return entry
-
-    def _known(self, question, row, *measure):
-        """More of a story of the corpus: what was planted there, and its influence on each of two
-        answers that are compared."""
-        known = {"planted": self.planted_in(question, row)} if self.planted else {}
-        if question.query.against:
+        if self.planted and not corpus:
+            entry["planted"] = self.planted_in(question, row)
+        if question.query.against and not corpus:
             completion, against = self._measured(question, *measure).values[row].sum((1, 2))
-            known["parts"] = [completion.item(), -against.item()]
-        return known
+            entry["parts"] = [completion.item(), -against.item()]
+        return entry
 
     def planted_in(self, question, row) -> dict:
         """What was planted in this story: `{"item", "role", "sentences"}`.
@@ -285,9 +282,9 @@ class Explorer:
         if not text:
             raise InputError("nothing to look for: give a story's number, some of its words, or a "
                              "story of your own")
-        named = {story.id: row for row, story in reversed(list(enumerate(stories)))}
-        if text in named:  # ids before numbers: cards show ids, which may be numbers
-            return named[text]
+        ids = [story.id for story in stories]
+        if text in ids:  # before numbers: cards show ids, which may be numbers
+            return ids.index(text)
         if text.isascii() and text.isdigit():
             if len(text) > 9 or int(text) >= len(stories):  # int() refuses thousands of digits
                 raise InputError(f"there is no story {text}: numbers go from 0 to "
@@ -302,34 +299,32 @@ class Explorer:
 
         Raises InputError for an empty text.
         """
-        measure = _measure(method), chosen, target
+        measure = method, chosen, target
         scores, row = self.scores(question, *measure), self.find(text)
         if row is None:
             corpus = read_corpus([Story("your text", text)], self.setting.tokenizer,
-                                 _longest(self.setting.model))
+                                 min(MOST, context_length(self.setting.model)))
             value = self._of_new(question, corpus, *measure)
-            known = {"note": "No story holds these words: this is what one copy of your text would "
-                             "do, were it added to the training set."}
+            note = ("No story holds these words: this is what one copy of your text would do, were "
+                    "it added to the training set.")
         else:
             (value,), corpus = self.values(question, [row], *measure).values(), None
-            known = self._known(question, row, *measure)
-            known["note"] = self._reason(question, row, scores, *measure)
-        entry = self._entry(None, row or 0, value, scores, layer, corpus) | known
-        entry["rank"] = entry["standing"]["rank"]
-        return self._query(question, measure[0], layer, chosen, target, [entry])
+            note = self._reason(question, row, scores, *measure)
+        entry = self._entry(question, None, row or 0, value, scores, layer, measure, corpus)
+        entry |= {"rank": entry["standing"]["rank"], "note": note}
+        return self._query(question, method, layer, chosen, target, [entry])
 
     def _of_new(self, question, corpus, method, chosen, target="influence"):
         """Influence of a story outside the corpus, `(layer, token)`: N stays the corpus's."""
         measured = self._measured(question, method, chosen, target)
         setting = replace(self.setting, corpus=corpus)
-        values = self._exact(measured, [0], setting, target)[0] / len(self.setting.corpus)
-        return values.sum(0)
+        return self._exact(measured, [0], setting, target)[0].sum(0) / len(self.setting.corpus)
 
     def _reason(self, question, row, scores, method, _, target):
         """One sentence on the two factors of an influence: how long the story's gradient is, and
         how well it points."""
         similar = self.similar(question)[row].item()
-        if method != "ekfac":
+        if self.curvatures[method] is not self.index.curvature:
             return f"Words match: cosine {similar:.2f}."
         norms = self.index_of(target).norms(self.setting.corpus)
         cosines = scores / norms
@@ -341,15 +336,13 @@ class Explorer:
                 f"words match: cosine {similar:.2f}.")
 
     def result(self, *views) -> dict:
-        """Views as the JSON has them; where curvatures differ, each λ says whose it is."""
+        """Views as the JSON has them; of several methods, each λ says whose it is."""
         named = {said: name for name, said in METHODS.items()}
-        methods = dict.fromkeys(named[view["method"]] for view in views)
-        targets = dict.fromkeys(view["target"] for view in views)
-        damping = {}
-        measures = dict.fromkeys(map(_measure, methods))
-        for name in measures:
-            for layer, value in self.curvatures[name].damping.items():
-                damping[layer if len(measures) == 1 else f"{name}: {layer}"] = value
+        methods, targets = (list(dict.fromkeys(view[key] for view in views))
+                            for key in ("method", "target"))
+        methods = [named[method] for method in methods]
+        damping = {layer if len(methods) == 1 else f"{name}: {layer}": value for name in methods
+                   for layer, value in self.curvatures[name].damping.items()}
         return {"model": self.names[0], "stories": self.names[1], "method": ", ".join(methods),
                 "n_train": len(self.setting.corpus), "target": ", ".join(targets),
                 "unit": "; ".join(map(pictures.UNITS.get, targets)), "damping": damping,
@@ -373,21 +366,10 @@ def _read(setting, query, contexts):
     return means.to(log_probs) @ log_probs, combined(rows, means)
 
 
-def _measure(method):
-    """The method whose influences are shown: TF-IDF has none, so its stories carry EK-FAC's."""
-    return "ekfac" if method == "tfidf" else method
-
-
-def _longest(model):
-    """Tokens to which stories are cut."""
-    return min(512, context_length(model))
-
-
 def _keep_newest(folder):
     """Notes that the index was used now, and removes all but the newest indexes of explorers."""
     kept.touch(folder)
-    there = [pair for pair in present(folder.parent.glob("explorer-*/"))
-             if OURS.fullmatch(pair[0].name)]
-    there.sort(key=lambda pair: pair[1].st_mtime, reverse=True)
-    for old, _ in there[KEPT:]:
+    there = [(status.st_mtime, path) for path, status in present(folder.parent.glob("explorer-*/"))
+             if OURS.fullmatch(path.name)]
+    for _, old in sorted(there, reverse=True)[KEPT:]:
         shutil.rmtree(old, ignore_errors=True)

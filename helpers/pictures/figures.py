@@ -32,15 +32,9 @@ def _figure(width, height):
     return fig, ax
 
 
-def _channels(colour):
-    """(230, 97, 1) as matplotlib takes it."""
-    return [channel / 255 for channel in colour]
-
-
 def colours(scale):
     """Colour map and norm of |influence| up to `scale`: the shades of `shades.rgba` on white."""
-    ends = [[1 - OPACITY * (1 - channel) for channel in _channels(colour)]
-            for colour in (BLUE, ORANGE)]
+    ends = [1 - OPACITY * (1 - np.divide(colour, 255)) for colour in (BLUE, ORANGE)]
     cmap = LinearSegmentedColormap.from_list("influence", [ends[0], "white", ends[1]])
     return cmap, Normalize(-(scale or 1), scale or 1)
 
@@ -163,7 +157,7 @@ def plot_tail(scores):
         values = np.sort(sign * scores[sign * scores > 0])[::-1]
         if len(values):
             ranks = np.arange(1, len(values) + 1)
-            ax.loglog(ranks, values, style, color=_channels(colour),
+            ax.loglog(ranks, values, style, color=np.divide(colour, 255),
                       label=f"{name} ({len(values)})")
             ax.legend(fontsize=10)
     share = tail_share(scores)

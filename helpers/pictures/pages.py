@@ -57,22 +57,16 @@ def _card(entry, align, scale, longest, words, answers):
     """What card.html shows of an entry; None for what it leaves out. `scale` and `longest` are the
     |influence| of a token's full shade and of a story's full bar."""
     influence = finite(entry["influence"], f"influence of story {entry['id']}")
-    tokens, standing = signed_tokens(entry), entry.get("standing")
+    tokens = signed_tokens(entry)
     decisive = quote(tokens, influence)
     parts = zip(answers, entry.get("parts", ()), strict=False)
     return {
-        "rank": entry["rank"], "influence": influence, "name": named_story(entry["id"]),
-        "cosine": f"{entry['similarity']:.2f}" if "similarity" in entry else None,
-        "reach": shades.reach(influence, longest),
-        "parts": [(answer, value, shades.reach(value, longest)) for answer, value in parts],
-        "quote": decisive, "side": "for" if influence >= 0 else "against",
+        "entry": entry, "name": named_story(entry["id"]), "quote": decisive,
         "mark": shades.rgba(math.copysign(1, decisive["influence"])) if decisive else "",
+        "reach": shades.reach(influence, longest), "layers": shades.strip(entry["layers"]),
+        "parts": [(answer, value, shades.reach(value, longest)) for answer, value in parts],
         "views": [{"align": view, "words": shades.heatmap(tokens, view, scale, words)}
                   for view in (ALIGNMENTS if align == "both" else [align])],
-        "layers": shades.strip(entry["layers"]),
-        "standing": standing and f"rank {standing['rank']:,} of {standing['of']:,}, "
-                                 f"higher than {standing['above']:.2%} of all stories",
-        "planted": entry.get("planted"), "note": entry.get("note"),
         "table": sorted(tokens, key=lambda token: -abs(token["influence"]))[:8],
     }
 
@@ -81,54 +75,21 @@ def _card(entry, align, scale, longest, words, answers):
 
 def _section(query, align):
     """What section.html shows of a query, the stories by the sign of their influence."""
-    entries = query["influences"]
+    entries, answers = query["influences"], (query["completion"], query.get("against"))
+    log_probs = [finite(query[name], name) for name in ("log_prob", "log_prob_against")
+                 if query.get(name) is not None]
+    likely = [(answer, log_prob, math.exp(log_prob)) for answer, log_prob
+              in zip(answers, log_probs, strict=False)]
     values = [value for entry in entries for value in (entry["influence"],
                                                        *entry.get("parts", ()))]
     scale, words = largest_of_tokens(entries), asked(query)
-    shared = (align, scale, largest(values, "influence"), words,
-              (query["completion"], query.get("against")))
+    shared = align, scale, largest(values, "influence"), words, answers
     return {
-        "asked": pieces(query, words.numbers), "facts": _facts(query), "scale": scale,
+        "query": query, "asked": pieces(query, words.numbers), "scale": scale, "likely": likely,
         "key": [shades.rgba(-1), "transparent", shades.rgba(1)], "unit": query.get("unit", UNIT),
         "where": None if align == "both" else ALIGNMENTS.get(align, ""),
-        "one_step": query.get("method") == "dot product", "open": len(entries) == 1,
-        "sides": [{"heading": heading, "stories": [_card(entry, *shared) for entry in side]}
-                  for heading, (_, side) in zip(_headings(query), by_sign(query), strict=True)],
+        "sides": [[_card(entry, *shared) for entry in side] for _, side in by_sign(query)],
     }
-
-
-def _headings(query):
-    """(short, what it means) of each column."""
-    answer, against = (query.get(name) or "" for name in ("completion", "against"))
-    if query.get("method") == "TF-IDF":
-        return [("Alike", "the same words, whatever their influence")]
-    if against:
-        return [("For", f"“{answer.strip()}”"), ("Against", f"for “{against.strip()}”")]
-    if query.get("target") == "content":
-        return [("For", "these stories hold it"), ("Against", "these hold another answer")]
-    return [("For", "one more copy raises its probability"), ("Against", "one more copy lowers it")]
-
-
-def _facts(query):
-    """One line: how likely the answers are, and by which method the stories were found."""
-    def likely(answer, log_prob):
-        log_prob = finite(log_prob, "log_prob")
-        return f"log p(“{answer.strip()}”) = {log_prob:.3f} (p = {math.exp(log_prob):.3g})"
-    explained = query.get("explained") or [[query["completion"], True]]
-    facts = [likely("".join(text for text, chosen in explained if chosen), query["log_prob"])]
-    if query.get("against"):
-        facts.append("compared with " + likely(query["against"], query["log_prob_against"]))
-    if query.get("contexts"):
-        facts.append(f"mean over {len(query['contexts'])} beginnings of stories")
-    layer = query.get("layer") and f"tokens by layer {query['layer']}"
-    score = f"{query.get('target', 'influence')} in {query.get('unit', UNIT)}"
-    return " · ".join(filter(None, (*facts, query.get("method"), score, layer)))
-
-
-def _sections(result, align):
-    """The queries of a result; what stands at its top is said by each."""
-    top = {name: result[name] for name in ("unit", "target") if name in result}
-    return [_section(top | query, align) for query in result["queries"]]
 
 
 def page(result, align="input") -> str:
@@ -141,7 +102,9 @@ def page(result, align="input") -> str:
         raise ValueError(f"align is {align!r}: take 'input' or 'predicted'")
     facts = {key: value for key, value in result.items() if not isinstance(value, (dict, list))}
     facts |= {"tracked": tracked(result["tracked"])} if "tracked" in result else {}
-    return _drawn("page.html", "page", _sections(result, "both"), facts, align, ALIGNMENTS)
+    top = {name: result[name] for name in ("unit", "target") if name in result}
+    queries = [_section(top | query, "both") for query in result["queries"]]
+    return _drawn("page.html", "page", queries, facts, align, ALIGNMENTS)
 
 
 def write_page(result, path, align="input") -> None:

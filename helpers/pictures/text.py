@@ -50,11 +50,6 @@ def described(token) -> str:
     return f"influence {signed(token['influence'])} nats · read '{read}' · {predicts}"
 
 
-def strongest_token(tokens) -> int | None:
-    """Place of the token of the largest |influence|, the first of equals; None without tokens."""
-    return max(range(len(tokens)), key=lambda place: abs(tokens[place]["influence"]), default=None)
-
-
 def signed_tokens(entry) -> list[dict]:
     """An entry's tokens, with ⊢ and ⊣ in place of the special ones, which no author wrote.
 
@@ -150,7 +145,7 @@ def text_table(query, unit=UNIT) -> str:
 def _row(entry):
     """One story: its numbers, and its strongest token in [ ] between what stands around it."""
     tokens = signed_tokens(entry)
-    top = strongest_token(tokens)
+    top = max(range(len(tokens)), key=lambda t: abs(tokens[t]["influence"]), default=None)
     strength, snippet = "", ""
     if top is not None:
         strength = signed(tokens[top]["influence"])
