@@ -28,8 +28,9 @@ SIMULATED = {
 }
 TO_XYZ = np.array([[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750],
                    [0.0193339, 0.1191920, 0.9503041]])
-THEMES = [dict(re.findall(r"--(\w+):(#\w+)", block))
+BLOCKS = [dict(re.findall(r"--(\w+):(#\w+)", block))
           for block in re.findall(r"\{(--bg[^}]*)\}", pages.CSS.replace("\n", ""))]
+THEMES = BLOCKS[:2]  # of the system, and again where the notebook has a theme of its own
 
 
 def rgb(colour):
@@ -89,7 +90,7 @@ def test_curves_of_both_signs_differ_in_dashes_too():
 
 
 def test_bars_underlines_and_focus_are_seen_in_both_themes():
-    assert len(THEMES) == 2
+    assert THEMES[0] != THEMES[1] and BLOCKS == [*THEMES, *THEMES[::-1]]
     outline = re.search(r"focus-visible\+label\{outline:\d+px solid rgb\(([\d,]+)\)",
                         pages.PAGE_CSS)[1]
     blue, orange = (",".join(map(str, colour)) for colour in (shades.BLUE, shades.ORANGE))
