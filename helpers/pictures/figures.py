@@ -157,7 +157,7 @@ def plot_tail(scores):
         values = np.sort(sign * scores[sign * scores > 0])[::-1]
         if len(values):
             ranks = np.arange(1, len(values) + 1)
-            ax.loglog(ranks, values, style, color=np.divide(colour, 255),
+            ax.loglog(ranks, values, style, color=[*np.divide(colour, 255)],
                       label=f"{name} ({len(values)})")
             ax.legend(fontsize=10)
     share = tail_share(scores)
