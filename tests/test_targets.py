@@ -289,7 +289,10 @@ def test_both_answers_words_are_left_out(worded):
         return beginnings(worded.tokenizer, stories, [Query("a", *query)], 1, 64)
 
     assert of(" fox", " barn") == ["A foxglove."]
-    assert of("!") == of("!")  # no word to leave out
+    assert of("!") != []  # no word to leave out
+    twins = [Story("1", "A hen ran."), Story("2", "A hen ran.")]  # the same text tells no more
+    assert "than the 1 that" in complaint(beginnings, worded.tokenizer, twins, [Query("a", " b")],
+                                          2, 64)
     both = Query("a", " fox", " foxglove"), Query("a", " barn")
     assert "more beginnings of stories than the 0" in complaint(
         beginnings, worded.tokenizer, stories, both, 1, 64)
@@ -476,11 +479,12 @@ def test_queries_of_a_file_have_what_is_against_each(house, result, tmp_path):
     assert other["queries"][0]["contexts"] != first["contexts"]
 
 
-def test_one_clear_line_for_what_cannot_be(refused, result, house, tmp_path):
+def test_one_clear_line_for_what_cannot_be(refused, cli, result, house, tmp_path):
     fox = (PROMPT, "--completion", " fox")
     assert "--target" in refused(*fox, "--target", "margin")
     assert "'-1' is not a whole number from 0" in refused(*fox, "--contexts", "-1")
     assert "more beginnings of stories than" in refused(*fox, "--contexts", 500)
+    assert "fitting" not in cli(*fox, "--contexts", 500)[2]  # told before any long work
     assert "it is the completion" in refused(*fox, "--against", " fox")
     assert "is empty" in refused(*fox, "--against", "")
     assert "both a prompt and --queries" in refused("--queries", house / "queries.jsonl",
