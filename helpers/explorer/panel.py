@@ -24,8 +24,9 @@ def _labelled(kind, description, **options):
     return kind(description=description, style={"description_width": "initial"}, **options)
 
 
-def _switch(label, options):
-    """A label and one choice of a few, as buttons no wider than their words."""
+def _switch(label, choices):
+    """A label and one of the choices `{value: text}`, as buttons no wider than their words."""
+    options = [(text, value) for value, text in choices.items()]
     buttons = widgets.ToggleButtons(options=options, style={"button_width": "auto"})
     return buttons, widgets.HBox([widgets.Label(label), buttons], layout=ROW)
 
@@ -94,11 +95,9 @@ class Panel:
         """How the answer is looked at: each change shows at once."""
         layers = list(self.explorer.setting.layers)
         by_layer = [("all together", ""), *zip(pictures.layer_names(layers), layers)]
-        methods = [(label, name) for name, label in self.explorer.methods.items()]
-        stands = [(text, key) for key, text in pictures.ALIGNMENTS.items()]
-        self.target, score = _switch("Score", [(text, key) for key, text in TARGETS.items()])
-        self.method, method = _switch("Method", methods)
-        self.align, align = _switch("A value stands", stands)
+        self.target, score = _switch("Score", TARGETS)
+        self.method, method = _switch("Method", self.explorer.methods)
+        self.align, align = _switch("A value stands", pictures.ALIGNMENTS)
         self.layer = _labelled(widgets.Dropdown, "tokens by layer", options=by_layer)
         self.top = _labelled(widgets.IntSlider, "stories of either sign", value=5, min=1, max=20,
                              continuous_update=False)
