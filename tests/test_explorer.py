@@ -308,7 +308,8 @@ def said(panel):
 
 
 def asked(panel, prompt, completion=""):
-    panel.prompt.value, panel.completion.value = prompt, completion
+    panel.prompt.value = prompt
+    panel.completion.value = completion
     panel.ask.click()
     return said(panel)
 
@@ -350,6 +351,12 @@ def test_the_models_answer_goes_with_its_prompt_and_ones_own_stays(panel):
     panel.prompt.value = "Once upon a day"
     panel.ask.click()
     assert panel.question.query.completion == " there"
+    panel.completion.value = ""
+    asked(panel, PROMPT)
+    panel.prompt.value = "The frog said thank you"
+    panel.completion.value = " twice"  # typed, though it is what the model wrote before
+    panel.ask.click()
+    assert panel.question.query.completion == " twice" and "Answered in" in said(panel)
 
 
 def test_all_but_the_question_is_folded_away(panel):

@@ -203,7 +203,7 @@ def test_explorer(browser, lab):
         assert answered(panel).startswith("Answered") and cards.count() == 10
         assert not panel.get_by_label("Why not this story?").is_visible()
         notebook.shot("first-sight")
-        panel.get_by_label("Answer").fill("")
+        panel.get_by_label("Answer", exact=True).fill("")
         panel.get_by_label("Prompt").fill("It was raining, and the frog said thank you")
         press(panel, "Ask")
         said = answered(panel)
@@ -257,7 +257,7 @@ def test_explorer(browser, lab):
         press(panel, "Ask")
         answered(panel)
         assert "for “nothing”" in panel.inner_text()
-        assert cards.first.locator(".tw-part").count() == 2
+        assert cards.first.locator(".tw-part").count() == 3
         press(panel, "Compare all methods")
         answered(panel)
         assert panel.locator(".tw-overview td").count() == 8
@@ -284,7 +284,7 @@ def test_explorer(browser, lab):
                               ".interrupt()")
         assert re.match("Interrupted|Answered", answered(panel))
         panel.get_by_label("Prompt").fill("🐸 <script>alert(1)</script> مرحبا")
-        panel.get_by_label("Answer").fill(" twice")
+        panel.get_by_label("Answer", exact=True).fill(" twice")
         press(panel, "Ask")
         assert answered(panel).startswith("Answered")
         assert "<script>" in panel.locator("h2").first.inner_text()

@@ -76,6 +76,7 @@ class Panel:
                                 layout=widgets.Layout(flex="3 1 20em"))
         self.completion = _labelled(widgets.Text, "Answer", placeholder="the model writes",
                                     layout=widgets.Layout(flex="1 1 10em"))
+        self.prompt.observe(self._prompted, "value")
         self.ask = _button("Ask", lambda: self._guarded(self._answer), button_style="primary",
                            layout=widgets.Layout(width="5em"))
         self._line = widgets.HBox([self.prompt, self.completion, self.ask], layout=ROW)
@@ -151,10 +152,11 @@ class Panel:
             self.prompt.value, self.completion.value = change["new"], ""
             self._guarded(self._answer)
 
+    def _prompted(self, _):
+        if self.completion.value == self._written:
+            self.completion.value = self._written = ""  # it was the model's, to another prompt
+
     def _answer(self):
-        if self._asked and self.prompt.value != self._asked[0] \
-                and self.completion.value == self._written:
-            self.completion.value = ""  # it was the model's, to another prompt
         wanted = self._question()
         if wanted != self._asked:  # a second click on Ask costs nothing
             self._say("The model reads the question …")
@@ -213,10 +215,7 @@ class Panel:
         self.looked.value = pictures.overview(self.explorer.overview(self.question, self.chosen))
 
     def _save(self):
-        """Writes the present view beside the notebook, and offers it as a download.
-
-        The kernel may be on another machine.
-        """
+        """Writes what is shown beside the notebook, and offers it: the kernel may be far away."""
         words = re.sub(r"[^a-z0-9]+", "-", self.prompt.value.lower()).strip("-")[:40]
         path = Path(f"influence-{words or 'question'}.html")
         pictures.write_page(self.explorer.result(self.view()), path, self.align.value)
