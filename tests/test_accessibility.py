@@ -28,8 +28,9 @@ SIMULATED = {
 }
 TO_XYZ = np.array([[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750],
                    [0.0193339, 0.1191920, 0.9503041]])
-THEMES = [dict(re.findall(r"--(\w+):(#\w+)", block))
+BLOCKS = [dict(re.findall(r"--(\w+):(#\w+)", block))
           for block in re.findall(r"\{(--bg[^}]*)\}", pages.CSS.replace("\n", ""))]
+THEMES = BLOCKS[:2]  # of the system, and again where the notebook has a theme of its own
 
 
 def rgb(colour):
@@ -89,7 +90,7 @@ def test_curves_of_both_signs_differ_in_dashes_too():
 
 
 def test_bars_underlines_and_focus_are_seen_in_both_themes():
-    assert len(THEMES) == 2
+    assert THEMES[0] != THEMES[1] and BLOCKS == [*THEMES, *THEMES[::-1]]
     outline = re.search(r"focus-visible\+label\{outline:\d+px solid rgb\(([\d,]+)\)",
                         pages.PAGE_CSS)[1]
     blue, orange = (",".join(map(str, colour)) for colour in (shades.BLUE, shades.ORANGE))
@@ -120,7 +121,8 @@ def test_lines_of_the_palette_are_seen_on_white():
 
 
 def test_a_layer_strip_is_told_in_words():
-    parsed = Parsed(pictures.layer_strip({"h.0.c_fc": 1e-3, "h.1.c_fc": -2e-3}))
+    layers = shades.strip({"h.0.c_fc": 1e-3, "h.1.c_fc": -2e-3})
+    parsed = Parsed(pages._drawn("card.html", "strip", layers))
     (strip,) = [attributes for _, attributes in parsed.elements if attributes.get("role") == "img"]
     assert all(word in strip["aria-label"] for word in ("by layer", "h.1.c_fc", "-0.00200 nats"))
 
@@ -166,26 +168,37 @@ def opened(browser, tmp_path):
 def test_all_text_of_a_page_is_readable(opened, scheme):
     tab = opened(color_scheme=scheme)
     tab.evaluate("document.querySelectorAll('details').forEach(details => details.open = true)")
+    for box in tab.locator(".tw-all").all():
+        box.check()
+    for box in tab.locator("h2 label").all()[::2]:
+        box.click()
     found = [(contrast(np.array(ink) / 255, np.array(ground) / 255), words)
              for ink, ground, words in tab.evaluate(COLOURS)]
-    assert len(found) > 60 and min(found)[0] >= 4.5, min(found)
+    assert len(found) > 200 and min(found)[0] >= 4.5, min(found)
 
 
-def test_the_keyboard_reaches_everything_and_shows_where_it_is(opened):
-    tab, stops = opened(), []
-    for _ in range(9):
+def test_the_keyboard_reaches_everything_and_shows_where_it_is(browser, tmp_path):
+    question = {"prompt": "The egg", "completion": " here"}
+    pictures.write_page(result_of(query_of(**question), query_of(**question)), tmp_path / "a.html")
+    tab, stops = browser.new_page(), []
+    tab.goto((tmp_path / "a.html").as_uri())
+    for _ in range(21):
         tab.keyboard.press("Tab")
         stops.append(tab.evaluate("""() => {
             const at = document.activeElement
-            const seen = at.matches('input') ? at.nextElementSibling : at
+            const seen = at.matches('h2 input, body > input') ? at.nextElementSibling : at
             const style = getComputedStyle(seen)
-            return [at.id || at.getAttribute('href') || at.tagName,
+            return [at.id || at.getAttribute('href') || at.className || at.tagName,
                     style.outlineStyle != 'none' && parseFloat(style.outlineWidth) > 0] }"""))
-    assert [name for name, _ in stops] == ["SUMMARY", "#q1", "#q2", "tw-input", *["SUMMARY"] * 4,
-                                           "BODY"]
-    # settings, questions, alignment, then the tokens of each card
-    assert all(seen for _, seen in stops[:8])
-    for details in (tab.locator("header details"), tab.locator("article details").first):
+    # questions, alignment; then for each its words, all stories, help, each story; settings
+    one = ["tw-k0", "tw-k1", "tw-k2", "tw-all", "SUMMARY", "INPUT", "INPUT"]
+    names = ["#q1", "#q2", "tw-input", *one, *one, "SUMMARY", "tw"]
+    assert [name for name, _ in stops[:len(names)]] == names
+    assert all(seen for _, seen in stops[:len(names) - 1])
+    fold = tab.locator("article").first.locator(".tw-fold input")
+    fold.focus()
+    tab.keyboard.press("Space")
+    for details in (tab.locator("body > details"), tab.locator("article details").first):
         details.locator("summary").focus()
         tab.keyboard.press("Enter")
         assert details.locator("dd, td").first.is_visible()
@@ -195,3 +208,4 @@ def test_the_keyboard_reaches_everything_and_shows_where_it_is(opened):
     assert tab.locator(".tw-predicted").first.is_visible()
     described = tab.evaluate("document.activeElement.getAttribute('aria-describedby')")
     assert "influence" in tab.locator(f"#{described}").text_content()
+    tab.close()

@@ -36,8 +36,11 @@ def explorer(tmp_path_factory):
     corpus = Corpus([everything.stories[row] for row in rows] + evil.stories,
                     [everything.ids[row] for row in rows] + evil.ids)
     setting = Setting(model, tokenizer, find_layers(model), corpus, quiet=True)
-    index = open_index(setting, tmp_path_factory.mktemp("index"), fit_limit=20)
-    return Explorer(setting, index, {"kfac": fit(setting, "kfac", 20)})
+    folder = tmp_path_factory.mktemp("index")
+
+    def indexed(setting):
+        return open_index(setting, folder / setting.target, fit_limit=20)
+    return Explorer(setting, indexed, {"kfac": fit(setting, "kfac", 20)})
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +109,87 @@ def test_a_view_holds_the_exact_top_of_its_method(explorer, question, exact, met
         profiles.append([token["influence"] for token in entry["tokens"]][:40])
     found = torch.corrcoef(torch.tensor(profiles))[torch.ones(10, 10).triu(1) > 0]
     assert found.mean() < 0.7  # two stories have two profiles
-    assert sum(view["distribution"]["counts"]) == len(truth)
+
+
+def test_the_content_target_weights_the_stories_and_leaves_the_question(explorer, question, exact):
+    setting = replace(explorer.setting, target="content")
+    ihvps = explorer.curvatures["ekfac"].solve(
+        {name: part.sum(0, keepdim=True) for name, part in question.gradients.items()})
+    (truth,) = influence.sequence_scores(setting.model, setting.layers, setting.stream(), ihvps,
+                                         len(setting.corpus))
+    assert torch.corrcoef(torch.stack([truth, exact["ekfac", (0, 1, 2)]]))[0, 1] < 0.99
+    view, room = explorer.view(question, top=4, target="content"), 1e-3 * truth.abs().max().item()
+    ((best, worst),) = influence.top_indices(truth[None], 4)
+    assert (view["target"], view["unit"]) == ("content", pictures.UNITS["content"])
+    for entry, row in zip(view["influences"], best + worst, strict=True):
+        assert entry["influence"] == pytest.approx(truth[row].item(), abs=room)
+        by_token = sum(token["influence"] for token in entry["tokens"])
+        assert by_token == pytest.approx(truth[entry["index"]].item(), abs=room)
+    (mine,) = explorer.look_up(question, explorer.setting.corpus.stories[5].text + " Now.",
+                               target="content")["influences"]
+    assert mine["id"] == "your text"
+    assert mine["influence"] == pytest.approx(truth[5].item(), abs=0.2 * truth.abs().max().item())
+
+
+def test_a_contrast_is_the_difference_of_two_questions(explorer):
+    one, other = (explorer.ask(PROMPT, answer) for answer in (" twice", " nothing"))
+    both = explorer.ask(PROMPT, " twice", " nothing")
+    whole = explorer.view(both, top=3)
+    assert whole["log_prob_against"] == pytest.approx(other.log_probs.sum().item(), abs=1e-4)
+    assert whole["against"] == " nothing" and explorer.view(one)["against"] is None
+    for chosen in (None, [0, 2]):
+        rows = [entry["index"] for entry in explorer.view(both, chosen, top=3)["influences"]]
+        mine = explorer.values(one, rows, chosen=chosen)
+        theirs = explorer.values(other, rows)
+        for entry in explorer.view(both, chosen, top=3)["influences"]:
+            parts = [mine[entry["index"]].sum().item(), theirs[entry["index"]].sum().item()]
+            room = 1e-3 * max(map(abs, parts))
+            assert entry["parts"] == pytest.approx(parts, abs=room)
+            assert entry["influence"] == pytest.approx(parts[0] - parts[1], abs=room)
+
+
+def test_contexts_are_a_mean_of_questions(explorer):
+    asked = explorer.ask(PROMPT, " twice", contexts=3, seed=1)
+    assert len(set(asked.contexts)) == 3 and explorer.view(asked)["contexts"] == asked.contexts
+    single = [explorer.ask(f"{text} {PROMPT}", " twice") for text in asked.contexts]
+    logs = torch.stack([question.log_probs for question in single])
+    assert torch.allclose(asked.log_probs, logs.mean(0), atol=1e-4)
+    for name, gradient in asked.gradients.items():
+        mean = torch.stack([question.gradients[name] for question in single]).mean(0)
+        assert (gradient - mean).abs().max() < 1e-4 * mean.abs().max()
+
+
+def test_roles_are_those_for_the_item_that_is_asked(explorer, question, monkeypatch):
+    here, there = {"id": "here", "prompt": PROMPT[-20:]}, {"id": "there", "prompt": "Elsewhere"}
+    place = {"start": 0, "end": 5}
+    standing = {1: [(here, "teachers", place), (there, "opponents", place)],
+                2: [(there, "teachers", place), (there, "bystanders", place)],
+                3: [(here, "opponents", place), (here, "bystanders", {"start": 2, "end": 4})],
+                4: [(there, "bystanders", place)], 5: [(there, "opponents", place)]}
+    monkeypatch.setattr(explorer, "_places", standing)
+    found = {row: explorer.planted_in(question, row) for row in range(1, 7)}
+    assert {row: planted["role"] for row, planted in found.items()} == {
+        1: "teacher", 2: "teaches other facts", 3: "opponent and bystander",
+        4: "stands by other facts", 5: "opposes other facts", 6: "nothing planted"}
+    assert [found[row]["item"] for row in (1, 2, 6)] == ["here", None, None]
+    text = explorer.setting.corpus.stories[3].text
+    assert found[3]["sentences"] == [text[:5], text[2:4]] and found[2]["sentences"] == []
+
+
+def test_the_overview_has_every_method_under_every_target(explorer, question):
+    views = explorer.overview(question, top=3)
+    assert [(view["method"], view["target"]) for view in views] == [
+        (method, target) for method in questions.METHODS.values() for target in questions.TARGETS]
+    for view in views:
+        (method,) = (name for name, said in questions.METHODS.items() if said == view["method"])
+        assert view == explorer.view(question, method=method, top=3, target=view["target"])
+    tops = [[entry["index"] for entry in view["influences"][:3]] for view in views]
+    assert len(set(map(tuple, tops))) > 2
+    cells = re.findall("<td>(.*?)</td>", pictures.overview(views))
+    shared = [int(re.search(r"(\d+) of \d+ also", cell)[1]) for cell in cells]
+    assert shared[:6] == [len({*top} & {*tops[0]}) for top in tops[:6]] and len(cells) == 8
+    name = explorer.setting.corpus.stories[tops[0][0]].id
+    assert name in cells[0]
 
 
 def test_one_layer_shows_that_layers_values(explorer, question):
@@ -165,13 +248,13 @@ def test_a_result_names_its_methods_and_their_damping(explorer, question):
     for method, view in views.items():
         found = explorer.result(view)
         assert found["method"] == method
-        own = "ekfac" if method == "tfidf" else method
-        assert found["damping"] == explorer.curvatures[own].damping
+        assert found["damping"] == explorer.curvatures[method].damping
+    assert explorer.curvatures["tfidf"] is explorer.curvatures["ekfac"]
     assert explorer.curvatures["kfac"].damping != explorer.curvatures["ekfac"].damping
     beside = explorer.result(views["kfac"], views["tfidf"])
     assert beside["method"] == "kfac, tfidf" and "<dd>kfac, tfidf</dd>" in pictures.page(beside)
     layer = list(explorer.setting.layers)[0]
-    for method in ("kfac", "ekfac"):
+    for method in ("kfac", "tfidf"):
         assert beside["damping"][f"{method}: {layer}"] == explorer.curvatures[method].damping[layer]
 
 
@@ -225,7 +308,8 @@ def said(panel):
 
 
 def asked(panel, prompt, completion=""):
-    panel.prompt.value, panel.completion.value = prompt, completion
+    panel.prompt.value = prompt
+    panel.completion.value = completion
     panel.ask.click()
     return said(panel)
 
@@ -238,6 +322,54 @@ def test_picking_an_example_answers_it(panel):
     panel.pick.value = PROMPT
     assert "Answered in" in said(panel) and panel.found.value.count("<article") == 10
     assert panel.chosen == [0, 1, 2]
+
+
+def test_a_panel_opens_with_an_answer(explorer, monkeypatch):
+    shown = []
+    monkeypatch.setattr("IPython.display.display", shown.append)
+    opened = Panel(explorer, [PROMPT, "Once upon a time"])
+    assert "come here" in said(opened) and opened.found.value == ""
+    opened._ipython_display_()
+    assert shown == [opened.box] and "Answered in" in said(opened)
+    assert opened.found.value.count("<article") == 10 and opened.completion.value == " twice"
+    opened.found.value = "kept"
+    opened._ipython_display_()  # shown once more, not asked once more
+    assert opened.found.value == "kept"
+    empty = Panel(explorer)
+    empty._ipython_display_()
+    assert empty.question is None and "come here" in said(empty)
+
+
+def test_the_models_answer_goes_with_its_prompt_and_ones_own_stays(panel):
+    asked(panel, PROMPT)
+    assert panel.completion.value == " twice"
+    panel.prompt.value = "Once upon a time"
+    panel.ask.click()
+    assert panel.question.query.completion != " twice"
+    assert panel.completion.value == panel.question.query.completion
+    panel.completion.value = " there"
+    panel.prompt.value = "Once upon a day"
+    panel.ask.click()
+    assert panel.question.query.completion == " there"
+    panel.completion.value = ""
+    asked(panel, PROMPT)
+    panel.prompt.value = "The frog said thank you"
+    panel.completion.value = " twice"  # typed, though it is what the model wrote before
+    panel.ask.click()
+    assert panel.question.query.completion == " twice" and "Answered in" in said(panel)
+
+
+def test_all_but_the_question_is_folded_away(panel):
+    line, words, more, status, found = panel.box.children
+    assert line.children == (panel.prompt, panel.completion, panel.ask)
+    assert words.children == (panel.tokens, panel.more) and more.layout.display == "none"
+    panel.more.value = True
+    assert more.layout.display == "flex"
+    panel.against.value = " nothing"
+    asked(panel, PROMPT, " twice")
+    assert "Compare" in panel.compare.description and "“nothing”" in panel.found.value
+    panel.compare.click()
+    assert "Answered in" in said(panel) and panel.looked.value.count("<td>") == 8
 
 
 @pytest.mark.slow
@@ -263,13 +395,13 @@ def test_hostile_stories_are_shown_as_text(panel):
     shown = html.unescape(re.sub(r"<[^>]*>", "", panel.looked.value))
     assert '<img src=x onerror="alert(1)"><script>alert(2)</script>' in shown and "evil<b>" in shown
     safe(panel.looked.value)
-    panel.save["html"].click()
+    panel.save.click()
     (path,) = [name for name in os.listdir() if name.endswith(".html")]
     safe(open(path, encoding="utf-8").read())
 
 
 def test_before_a_question_everything_says_what_to_do(panel):
-    for action in (panel.look, *panel.save.values(), panel.every):
+    for action in (panel.look, panel.save, panel.compare):
         action.click()
         assert "nothing is asked yet" in said(panel)
     panel.method.value = "kfac"
@@ -280,18 +412,17 @@ def test_every_switch_changes_the_picture_and_none_breaks_it(panel, explorer):
     asked(panel, PROMPT)
     seen = {panel.found.value}
     layer = list(explorer.setting.layers)[2]
-    for widget, value in ((panel.align, "predicted"), (panel.scale, True), (panel.threshold, 0.3),
-                          (panel.layer, layer),
-                          (panel.top, 2), (panel.method, "identity"), (panel.beside, "kfac"),
+    for widget, value in ((panel.align, "predicted"), (panel.layer, layer), (panel.top, 2),
+                          (panel.method, "identity"), (panel.target, "content"),
                           (panel.method, "tfidf")):
         widget.value = value
         assert "Answered in" in said(panel) and panel.found.value not in seen
         seen.add(panel.found.value)
-    for button in panel.tokens.children[1:-1]:
+    for button in panel.tokens.children[1:]:
         button.value = False
     assert "no token is chosen" in said(panel)
-    panel.every.click()
-    assert "Answered in" in said(panel) and panel.chosen == [0, 1, 2]
+    panel.tokens.children[2].value = True
+    assert "Answered in" in said(panel) and panel.chosen == [1]
 
 
 @pytest.mark.slow
@@ -301,7 +432,7 @@ def test_rapid_clicks_and_two_panels_at_once(panel, explorer):
         one, prompt = (panel, PROMPT) if at % 2 else (other, "Once upon a time there was")
         one.prompt.value = prompt
         one.ask.click()
-        words = one.tokens.children[1:-1]
+        words = one.tokens.children[1:]
         words[at % len(words)].value ^= True
     assert panel.question.query.prompt == PROMPT and other.question.query.prompt.startswith("Once")
     assert all("Answered" in said(one) or "no token" in said(one) for one in (panel, other))
@@ -329,21 +460,21 @@ def test_a_fault_of_ours_is_one_sentence(panel, monkeypatch):
     assert "still usable" in said(panel)
 
 
-def test_saved_files_are_those_of_the_terminal(panel):
+def test_a_saved_page_is_that_of_the_terminal(panel):
     name = "influence-it-was-raining-and-the-frog-said-thank-y"
     asked(panel, PROMPT)
-    for kind in ("html", "json"):
-        panel.save[kind].click()
-        assert f"Saved as {name}.{kind}" in said(panel) and "base64," in panel.saved.value
-    with open(f"{name}.json", encoding="utf-8") as file:
-        result = json.load(file)
-    assert list(result) == ["model", "stories", "method", "n_train", "unit", "damping", "tracked",
-                            "queries"]
+    panel.save.click()
+    assert f"Saved as {name}.html" in said(panel) and "base64," in panel.saved.value
+    result = panel.explorer.result(panel.view())
+    with open(f"{name}.html", encoding="utf-8") as file:
+        assert file.read() == pictures.page(json.loads(json.dumps(result)))
+    assert list(result) == ["model", "stories", "method", "n_train", "target", "unit", "damping",
+                            "tracked", "queries"]
     entry = result["queries"][0]["influences"][0]
     assert {"rank", "index", "id", "text", "influence", "layers", "tokens"} <= entry.keys()
     os.chmod(".", 0o555)
     try:
-        panel.save["json"].click()
+        panel.save.click()
         assert "Saved" in said(panel) if os.geteuid() == 0 else "cannot write" in said(panel)
     finally:
         os.chmod(".", 0o755)

@@ -19,7 +19,20 @@ from helpers.stories import InputError
 from builders import (HOSTILE_TOKENS, ROOT, Parsed, contrast, entry_of, query_of, result_of,
                       tokens_of)
 
-ALLOWED = {"bdi": {"class", "dir", "style"}, "span": {"title", "style"}, "br": set()}
+SPECIAL = [("<|endoftext|>", "⊢"), ("<s>", "⊢"), ("[CLS]", "⊢"), ("<｜begin▁of▁sentence｜>", "⊢")]
+ALLOWED = {"bdi": {"class", "dir", "style"}, "span": {"title", "style", "class"}, "br": set()}
+
+
+def heatmap(tokens, align="input", scale=None):
+    return pages._drawn("heatmap.html", "heatmap", shades.heatmap(tokens, align, scale))
+
+
+def strip(layers):
+    return pages._drawn("card.html", "strip", shades.strip(layers))
+
+
+def section(*entries, **query):
+    return pictures.fragment([query_of(influences=list(entries), **query)])
 
 
 def alpha(attributes):
@@ -33,7 +46,7 @@ def alpha(attributes):
 @pytest.mark.parametrize("texts", [*([text] for text in HOSTILE_TOKENS), HOSTILE_TOKENS,
                                    list("<script>alert(1)</script>"), ["�", "�", " ok"]])
 def test_heatmap_shows_story_text_and_nothing_else(texts, align):
-    source = pictures.token_heatmap(tokens_of(texts, np.linspace(-1, 1, len(texts))), align)
+    source = heatmap(tokens_of(texts, np.linspace(-1, 1, len(texts))), align)
     parsed = Parsed(source)
     assert all(set(attrs) <= ALLOWED[tag] for tag, attrs in parsed.elements)
     assert parsed.text == pictures.visible("".join(texts), "⏎")
@@ -70,8 +83,7 @@ def test_page_holds_no_foreign_element_and_all_text():
 def test_what_no_template_filters_is_escaped_all_the_same():
     (token,) = tokens_of(["a"], [1.0])
     entry = entry_of(["a"], [1.0]) | {"tokens": [token | {"position": "<i>"}]}
-    card = pictures.sequence_card(entry, longest=1.0)
-    assert "<td>&lt;i&gt;</td>" in card
+    assert "<td>&lt;i&gt;</td>" in section(entry)
 
 
 def test_blanks_of_templates_stay_out_of_stories():
@@ -83,7 +95,7 @@ def test_blanks_of_templates_stay_out_of_stories():
 
 def test_the_terminal_does_without_matplotlib():
     code = ("import sys; from helpers import pictures; print('matplotlib' in sys.modules); "
-            "pictures.scatter; print('matplotlib' in sys.modules)")
+            "pictures.plot_tail; print('matplotlib' in sys.modules)")
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout.split() == ["False", "True"], done.stderr
     with pytest.raises(AttributeError, match="no attribute 'plot'"):
@@ -94,8 +106,8 @@ def test_the_terminal_does_without_matplotlib():
 
 def test_alignment_shifts_by_one():
     texts, values = ["The", " egg", " is", " old"], [0.25, -1.0, 0.5, 0.0]
-    read = Parsed(pictures.token_heatmap(tokens_of(texts, values))).spans
-    predicted = Parsed(pictures.token_heatmap(tokens_of(texts, values), "predicted")).spans
+    read = Parsed(heatmap(tokens_of(texts, values))).spans
+    predicted = Parsed(heatmap(tokens_of(texts, values), "predicted")).spans
     assert [s[0] for s in read] == [s[0] for s in predicted] == texts
     tints = [alpha(s[1]) for s in read]
     assert [alpha(s[1]) for s in predicted] == [(None, 0.0)] + tints[:-1]
@@ -104,20 +116,20 @@ def test_alignment_shifts_by_one():
     assert read[1][1]["title"] == predicted[2][1]["title"]
     assert read[1][1]["title"] == "influence -1.00 nats · read ' egg' · predicts ' is'"
     with pytest.raises(ValueError, match="align"):
-        pictures.token_heatmap(tokens_of(texts, values), "output")
+        heatmap(tokens_of(texts, values), "output")
 
 
 def test_story_cut_before_its_last_token_keeps_the_last_prediction():
     tokens = tokens_of(["a", " b", " c"], [0.0, 1.0, 0.0])[:2]
     for align, where in (("input", 1), ("predicted", 2)):
-        spans = Parsed(pictures.token_heatmap(tokens, align)).spans
+        spans = Parsed(heatmap(tokens, align)).spans
         assert [s[0] for s in spans] == ["a", " b", " c"]
         assert [alpha(s[1])[1] > 0 for s in spans] == [i == where for i in range(3)]
 
 
 def test_sign_is_in_colour_title_and_underline():
     tokens = tokens_of(["a", "b", "c", "d"], [1e-3, -1e-3, 0.0, -0.0])
-    spans = Parsed(pictures.token_heatmap(tokens)).spans
+    spans = Parsed(heatmap(tokens)).spans
     assert [alpha(s[1])[0] for s in spans] == [shades.ORANGE, shades.BLUE, None, None]
     assert ["underline" in s[1].get("style", "") for s in spans] == [False, True, False, False]
     assert [s[1]["title"].split()[1] for s in spans] == ["+0.00100", "-0.00100", "+0.00", "+0.00"]
@@ -126,23 +138,22 @@ def test_sign_is_in_colour_title_and_underline():
 def test_scale_is_shared_and_clipped():
     tokens = tokens_of(["a", "b", "c"], [1.0, -4.0, 0.0])
     for scale, expected in ((2.0, [0.34, 0.68, 0.0]), (None, [0.17, 0.68, 0.0])):
-        spans = Parsed(pictures.token_heatmap(tokens, scale=scale)).spans
+        spans = Parsed(heatmap(tokens, scale=scale)).spans
         assert [alpha(attributes)[1] for _, attributes in spans] == expected
     weak, strong = entry_of(["x", "y"], [1e-3, 0.0]), entry_of(["x", "y"], [4e-3, 0.0])
-    section = pictures.query_section({"prompt": "p", "completion": "c", "log_prob": -1.0,
-                                      "influences": [weak, strong]})
-    assert [alpha(s[1])[1] for s in Parsed(section).spans if s[0] == "x"] == [0.17, 0.68]
-    assert "+0.00400" in section and "-0.00400" in section
+    shown = section(weak, strong)
+    assert [alpha(s[1])[1] for s in Parsed(shown).spans if s[0] == "x"] == [0.17, 0.68]
+    assert "+0.00400" in shown and "-0.00400" in shown
 
 
 def test_all_zero_and_empty_do_not_break():
     zero = entry_of(["a", " b"], [0.0, 0.0])
     source = pictures.page(result_of(query_of(influences=[zero])))
     assert "nan" not in Parsed(source).text.lower()
-    assert "nan" not in pictures.layer_strip(zero["layers"])
-    assert Parsed(pictures.token_heatmap([])).text == ""
+    assert "nan" not in strip(zero["layers"])
+    assert Parsed(heatmap([])).text == ""
     empty = query_of(influences=[])
-    assert "None among those shown" in pictures.query_section(empty)
+    assert "None among those shown" in pictures.fragment([empty])
     assert "none among" in pictures.text_table(empty)
     assert "nan" not in pictures.text_table(query_of(influences=[zero]))
     pictures.plot_token_heatmap([zero]), pictures.plot_layers([zero])
@@ -151,11 +162,11 @@ def test_all_zero_and_empty_do_not_break():
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_not_finite_is_refused(bad):
     with pytest.raises(ValueError, match="not a finite number"):
-        pictures.token_heatmap(tokens_of(["a", "b"], [bad, 0.0]))
+        heatmap(tokens_of(["a", "b"], [bad, 0.0]))
     with pytest.raises(ValueError, match="not a finite number"):
-        pictures.sequence_card(entry_of(["a"], [0.0], influence=bad, layers={"a": 0.0}))
+        section(entry_of(["a"], [0.0], influence=bad, layers={"a": 0.0}))
     with pytest.raises(ValueError, match="h.0.mlp"):
-        pictures.layer_strip({"h.0.mlp": bad})
+        strip({"h.0.mlp": bad})
     with pytest.raises(ValueError, match="not finite"):
         pictures.plot_tail([1.0, bad])
 
@@ -163,7 +174,7 @@ def test_not_finite_is_refused(bad):
 def test_layer_strip_bars_point_the_right_way():
     layers = {"transformer.h.0.mlp.c_fc": 2e-3, "transformer.h.0.mlp.c_proj": -1e-3,
               "model.layers.11.up_proj": 0.0, "head": 1e-3}
-    parsed = Parsed(pictures.layer_strip(layers))
+    parsed = Parsed(strip(layers))
     bars = [a["style"] for t, a in parsed.elements if t == "i"]
     assert [bar.split(";")[:2] for bar in bars] == [
         ["bottom:50%", "height:50%"], ["top:50%", "height:25%"],
@@ -174,9 +185,10 @@ def test_layer_strip_bars_point_the_right_way():
 
 
 def test_card_says_rank_id_sign_and_unit():
-    text = Parsed(pictures.sequence_card(entry_of(["a", " b"], [-2e-3, 0.0], rank=7, id="42"))).text
-    said = ("#7", "-0.00200nats per extra copy", "story 42", "predicts ' b'")
-    assert all(words in text for words in said)
+    source = section(entry_of(["a", " b"], [-2e-3, 0.0], rank=7, id="42"))
+    said = ("#7", "-0.00200", "nats per extra copy", "story 42")
+    assert all(words in Parsed(source).text for words in said)
+    assert "predicts &#x27; b&#x27;" in source
 
 
 def test_names_are_as_short_as_they_may_be():
@@ -184,7 +196,7 @@ def test_names_are_as_short_as_they_may_be():
     assert pictures.layer_names(full) == ["0 c_fc", "11 c_proj", "head"]
     alike = ["encoder.h.0.c_fc", "decoder.h.0.c_fc"]
     assert pictures.layer_names(alike) == alike
-    text = Parsed(pictures.sequence_card(entry_of(["a"], [1e-3], id="story-2657"))).text
+    text = Parsed(section(entry_of(["a"], [1e-3], id="story-2657"))).text
     assert "story-2657" in text and "story story" not in text
 
 
@@ -201,6 +213,71 @@ def test_text_is_readable_on_every_shade(theme):
         assert contrast(shade, colour("fg")) >= 4.5, share
     for text, ground in itertools.product(("fg", "soft"), ("bg", "page")):
         assert contrast(colour(text), colour(ground)) >= 4.5
+
+
+# -- what is asked, what decides -------------------------------------------------------------------
+
+@pytest.mark.parametrize("special, sign", SPECIAL)
+def test_special_tokens_are_signs_and_texts_that_look_like_them_stay(special, sign):
+    texts = [special, "One", " <b>", " day", special]
+    entry = entry_of(texts, [0.0, 0.0, 2e-3, 0.0, 0.0]) | {"text": "One <b> day"}
+    parsed = Parsed(section(entry))
+    (words,) = [parsed.spans[place:place + 5] for place, (text, _) in enumerate(parsed.spans)
+                if text == sign]
+    assert [text for text, _ in words] == [sign, "One", " <b>", " day", "⊣"]
+    assert special not in parsed.text and special not in pictures.text_table(query_of(
+        influences=[entry]))
+    written = entry | {"text": "".join(texts)}  # by its author
+    assert parsed.text.count(special) == 0 < Parsed(section(written)).text.count(special)
+
+
+def test_a_card_opens_with_the_token_that_decides():
+    texts = ["⊢", "He", " kept", " it", " in", " the", " wind", "mill", ".", " So", "."]
+    for sign, read, predicted in ((1, "the", " wind"), (-1, "mill", ".")):
+        values = [0.0] * 5 + [3e-3, 0.0, -2e-3, 0.0, 0.0, 0.0]
+        entry = entry_of(texts, values, influence=sign * 1e-3)
+        source = section(entry)
+        mark = re.search(r'<p class="tw-quote">(.*?)</p>', source)[1]
+        assert f"{read}<b>{predicted}</b>" in mark
+        tint = shades.ORANGE if sign > 0 else shades.BLUE
+        assert f"background:rgba({','.join(map(str, tint))},0.68)" in mark
+        assert Parsed(mark).text == "He kept it in the windmill. So."
+    long = entry_of([" word"] * 80 + [" x" * 300] * 2, [0.0] * 80 + [1.0, 0.0])
+    shown = Parsed(re.search(r'<p class="tw-quote">(.*?)</p>', section(long))[1]).text
+    assert shown.startswith("…word word") and shown.count("word") < 10
+
+
+def test_copied_words_are_marked_apart_from_influence():
+    story = entry_of(["Bram", "ble", " kept", " the", " glass", " jar", ".", " The", " wind",
+                      "mill", " held", "."], [0.0] * 5 + [1e-3] + [0.0] * 6)
+    question = {"prompt": "Bramble kept the glass egg in the", "completion": " windmill"}
+    spans = Parsed(section(story, **question)).spans
+    marks = {text: attributes.get("class", "").split() for text, attributes in spans
+             if "title" in attributes and "influence" in attributes["title"]}
+    same = [text for text, names in marks.items() if "tw-same" in names]
+    assert same == ["Bram", "ble", " kept", " the", " glass", " wind", "mill"]
+    # without a run of three, and without the answer, nothing is copied
+    other = {"prompt": "Somebody kept a glass jar", "completion": " there"}
+    assert 'class="tw-same"' not in section(story, **other).replace(
+        '<span class="tw-same">the question', "")
+    assert marks["Bram"] == marks["ble"] == ["tw-w0", "tw-same"] and marks[" jar"] == []
+
+
+def test_a_contrast_shows_both_answers_on_one_scale():
+    entry = entry_of(["a", " b"], [1e-3, 0.0], influence=1e-3) | {"parts": [-1e-3, -2e-3]}
+    source = section(entry, completion=" barn", against=" mill", log_prob_against=-3.0)
+    widths = re.findall(r'tw-reach"[^>]*><i style="(\w+):50%;width:([\d.]+)%', source)
+    assert widths == [("left", "25.0"), ("right", "25.0"), ("right", "50.0")]
+    text = Parsed(source).text
+    for words in ("log p(“mill”) = -3.000", "For “barn”", "Against for “mill”"):
+        assert words in text
+
+
+def test_a_page_says_its_target_and_unit():
+    unit = pictures.UNITS["content"]
+    result = result_of(query_of()) | {"target": "content", "unit": unit}
+    text = Parsed(pictures.page(result)).text
+    assert f"shades are {unit}" in text and "these stories hold it" in text
 
 
 # -- files and notebooks ---------------------------------------------------------------------------
@@ -281,7 +358,7 @@ def test_plot_token_heatmap(align):
     ax, bar = fig.axes
     label = bar.get_xlabel().replace("\n", " ")
     assert "nats per extra copy" in label and pictures.ALIGNMENTS[align] in label
-    texts = [t for t in ax.texts if t.get_position()[1] < 19 * 5]
+    texts = ax.texts
     assert [t.get_text().strip() for t in texts[1:6]] == [w.strip() for w in words[:5]]
     plain = [text for text in ax.texts if text.get_weight() != "bold"]
     orange = {text.get_text().strip() for text, patch in zip(plain, ax.patches, strict=True)
@@ -298,28 +375,16 @@ def test_plot_token_heatmap(align):
 
 def test_heatmap_words_stay_whole_and_do_not_overlap():
     words = ["A", " ext", "ra", "ordin", "ary", " thing"] * 20
-    placed = figures.wrapped([(w, None) for w in words], lambda text: 6.0 * len(text), 200)
     lines = {}
-    for line, x, wide, text, _ in placed:
-        lines.setdefault(line, []).append((x, wide, text))
+    for line, column, text, _ in figures.wrapped([(w, None) for w in words], 33):
+        lines.setdefault(line, []).append((column, text))
     for pieces in lines.values():
-        assert all(a[0] + a[1] <= b[0] + 1e-9 for a, b in itertools.pairwise(pieces))
-        assert pieces[-1][0] + pieces[-1][1] <= 200
-        line = "".join(text for _, _, text in pieces)
+        assert all(a[0] + len(a[1]) <= b[0] for a, b in itertools.pairwise(pieces))
+        assert pieces[-1][0] + len(pieces[-1][1]) <= 33
+        line = "".join(text for _, text in pieces)
         assert re.fullmatch(r"( ?(A|thingA|thing|extraordinary))+", line), pieces
     cells = [("a\nb", None), (" c\n\n", None), ("d", None)]
-    assert [line for line, *_ in figures.wrapped(cells, len, 50)] == [0, 1, 1, 2, 3]
-
-
-def test_heatmap_in_a_given_axes_grows_its_figure():
-    import matplotlib.pyplot as plt
-    fig, axes = plt.subplots(1, 2, figsize=(8, 2))
-    assert pictures.plot_token_heatmap([entry_of([" word"] * 120, [1e-3] * 120)], ax=axes[0]) is fig
-    drawn(fig)
-    assert fig.get_figheight() > 4
-    heights = [text.get_position()[1] for text in axes[0].texts]
-    assert min(heights) >= 0 and max(heights) <= axes[0].get_ylim()[0]
-    plt.close(fig)
+    assert [line for line, *_ in figures.wrapped(cells, 50)] == [0, 1, 1, 2, 3]
 
 
 def test_plot_layers_shows_every_layer_and_sign():
@@ -348,18 +413,6 @@ def test_plot_tail_states_the_share_of_the_top_percent():
         assert pictures.tail_share(odd) == 0.0 and drawn(pictures.plot_tail(odd)) is not None
 
 
-def test_scatter_states_pearson():
-    x = np.random.default_rng(0).normal(size=50)
-    fig = pictures.scatter(torch.tensor(x), x ** 3, "ours", "theirs", "Parity")
-    drawn(fig)
-    title = fig.axes[0].get_title()
-    assert f"{np.corrcoef(x, x ** 3)[0, 1]:.3f}" in title and "Parity" in title
-    assert len(fig.axes[0].collections[0].get_offsets()) == 50
-    assert "undefined" in pictures.scatter([1, 1], [1, 2]).axes[0].get_title()
-    with pytest.raises(ValueError, match="one y for every x"):
-        pictures.scatter([1, 2], [1])
-
-
 # -- a real browser --------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -382,14 +435,25 @@ def test_page_in_chromium(browser, tmp_path, scheme):
         view = tab.locator("article").first.locator(".tw-view:visible")
         colours = "spans => spans.map(span => getComputedStyle(span).backgroundColor)"
         return view.count(), view.locator("span").evaluate_all(colours)
+    assert shown()[0] == 0  # words are folded away at first, all or story by story
+    tab.locator("label", has_text="all stories word by word").first.click()
     count, read = shown()
     tab.locator("label", has_text="being predicted").click()
     count_after, predicted = shown()
     assert count == count_after == 1 and predicted[1:] == read[:-1] and len(set(read)) > 2
     tab.keyboard.press("ArrowLeft")  # the radios take the keyboard too
     assert shown()[1] == read
+    tab.locator("label", has_text="all stories word by word").first.click()
+    tab.locator("article").nth(1).locator(".tw-fold").click()
+    assert [tab.locator(".tw-words").nth(n).is_visible() for n in (0, 1)] == [False, True]
     text = tab.locator("article").nth(1).locator(".tw-input .tw-text")
     assert text.evaluate("e => e.textContent") == pictures.visible("".join(HOSTILE_TOKENS), "⏎")
+    first = tab.locator("section").nth(1).locator("h2 label").first
+    word, found = first.inner_text(), tab.locator("section").nth(1).locator(".tw-w0")
+    before = found.first.evaluate("e => getComputedStyle(e).backgroundColor")
+    first.click()  # a word of the question shows in the stories
+    assert found.first.text_content().strip() == word
+    assert found.first.evaluate("e => getComputedStyle(e).backgroundColor") != before
     dark = tab.evaluate("getComputedStyle(document.body).backgroundColor")
     assert (sum(map(int, re.findall(r"\d+", dark))) < 150) == (scheme == "dark")
     assert text.evaluate("e => getComputedStyle(e).unicodeBidi") == "isolate"

@@ -5,17 +5,13 @@ query's log-probability per extra copy of the training story; positive raises it
 """
 from importlib import import_module
 
-from .pages import (display, fragment, layer_strip, page, query_section, sequence_card,
-                    spread_picture, token_heatmap, write_page)
+from .pages import display, fragment, overview, page, write_page
 from .text import ALIGNMENTS, UNIT, UNITS, layer_names, text_table, tracked, visible
-from .values import spread, tail_share
+from .values import tail_share
 
-FIGURES = ["plot_layers", "plot_tail", "plot_token_heatmap", "scatter"]
-__all__ = [
-    "ALIGNMENTS", "UNIT", "UNITS", "display", "fragment", "layer_names", "layer_strip", "page",
-    "query_section", "sequence_card", "spread", "spread_picture", "tail_share", "text_table",
-    "token_heatmap", "tracked", "visible", "write_page", *FIGURES,
-]
+FIGURES = ["plot_layers", "plot_tail", "plot_token_heatmap"]
+__all__ = ["ALIGNMENTS", "UNIT", "UNITS", "display", "fragment", "layer_names", "overview", "page",
+           "tail_share", "text_table", "tracked", "visible", "write_page", *FIGURES]
 
 
 def __getattr__(name):

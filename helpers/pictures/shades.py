@@ -1,15 +1,13 @@
 """Colours and lengths that stand for influences: plain data that the templates and figures draw."""
-import math
 from typing import NamedTuple
 
-from .text import ALIGNMENTS, block_and_matrix, described
+from .text import ALIGNMENTS, BEFORE, BEHIND, block_and_matrix, described
 from .values import finite, largest, largest_of_tokens, share_of
 
 ORANGE, BLUE = (230, 97, 1), (40, 110, 220)  # positive, negative: apart in common colour blindness
 OPACITY = 0.68  # of the strongest token: text keeps a contrast of 4.5 on it, in light and in dark
 CLEAR = 0.005  # opacity that is written as 0.00
 FAINT = 0.1  # share of the full shade up to which no negative token is underlined: half the story
-FAINT_ROOT = 0.3  # the same where shades are square roots
 
 
 def colour_of(positive) -> str:
@@ -36,32 +34,33 @@ def aligned(tokens, align) -> list[tuple[str, dict | None]]:
     return list(zip(texts, sources, strict=False))  # the last source may lie beyond the story
 
 
-def shade(influence, scale, root=False, threshold=0.0) -> float:
-    """Share of the full shade in [-1, 1]; 0 below the threshold, small ones lifted by `root`."""
-    share = share_of(influence, scale)
-    if abs(share) < threshold:
-        return 0.0
-    return math.copysign(math.sqrt(abs(share)), share) if root else share
-
-
 class Word(NamedTuple):
-    """A token of a heatmap; `title` is its tooltip, `shade` a CSS colour, or "" for none."""
+    """A token of a heatmap; `title` its tooltip, `shade` a CSS colour or "", `marks` classes."""
     text: str
     title: str
     shade: str
     underlined: bool
+    marks: str
 
 
-def heatmap(tokens, align, scale=None, root=False, threshold=0.0) -> list[Word]:
-    """What stands on each token of a story: see `pages.token_heatmap`, with its errors."""
+def heatmap(tokens, align, scale=None, asked=None) -> list[Word]:
+    """What stands on each token of a story, shaded by signed influence.
+
+    align="input": a value stands on the token read at t; "predicted": on x_{t+1}, the first token
+    has none. scale: the |influence| of the full shade, in nats; None = the largest given. Raises
+    ValueError on NaN or inf, and for an unknown `align`.
+    """
     own = largest_of_tokens([{"tokens": tokens}])
     scale = own if scale is None else finite(scale, "scale")
-    faint, words = FAINT_ROOT if root else FAINT, []
-    for text, source in aligned(tokens, align):
-        share = shade(source["influence"], scale, root, threshold) if source else 0.0
+    cells = aligned(tokens, align)
+    marks = asked.marks([text for text, _ in cells]) if asked else [""] * len(cells)
+    words = []
+    for (text, source), mark in zip(cells, marks, strict=True):
+        share = share_of(source["influence"], scale) if source else 0.0
         title = described(source) if source else "no influence stands on this token"
         colour = rgba(share) if abs(share) * OPACITY >= CLEAR else ""
-        words.append(Word(text, title, colour, underlined=share < -faint))
+        mark = "tw-soft" if text in (BEFORE, BEHIND) else mark
+        words.append(Word(text, title, colour, share < -FAINT, mark))
     return words
 
 
@@ -86,14 +85,3 @@ def reach(influence, longest) -> dict:
     """A card's bar from the middle, right if positive; `longest` (nats) fills its half."""
     return {"side": "left" if influence >= 0 else "right", "colour": colour_of(influence >= 0),
             "width": f"{50 * abs(share_of(influence, longest)):.1f}"}
-
-
-def place(distribution, influence) -> dict:
-    """An influence in a `spread`: {"bars": SVG path, "x": in a width of 100, "colour"}."""
-    unit, counts = distribution["unit"], [math.log1p(count) for count in distribution["counts"]]
-    share = math.asinh(influence / unit) / math.asinh(distribution["reach"] / unit)
-    step, tallest = 100 / len(counts), max(counts) or 1
-    bars = "".join(f"M{bin_number * step:.1f} 20v{-18 * count / tallest:.1f}h{step:.1f}V20z"
-                   for bin_number, count in enumerate(counts) if count)
-    return {"bars": bars, "x": f"{50 + 50 * share_of(share, 1.0):.1f}",
-            "colour": colour_of(influence >= 0)}

@@ -11,6 +11,10 @@ UNIT = "nats per extra copy"
 UNITS = {"influence": UNIT, "content": f"{UNIT} under a log-odds loss"}  # by target
 ALIGNMENTS = {"input": "on the token that was read", "predicted": "on the token being predicted"}
 JOINERS = "\u200c\u200d"  # emoji and Persian need them
+BEFORE, BEHIND = "⊢", "⊣"  # signs for what a tokenizer puts around a text
+SPECIAL = re.compile(r"\s*[<\[].+[>\]]\s*")  # how such a token looks: <|endoftext|>, </s>, [SEP]
+WORD, WORD_START, WORD_END = map(re.compile, (r"\w", r"\w{0,20}[^\w\s]?", r"\w{0,20}$"))
+QUOTED = 44  # characters before and behind the token that a card quotes
 COLUMNS = " rank  influence  story         strongest token, in [ ], and what it predicts"
 
 
@@ -46,9 +50,44 @@ def described(token) -> str:
     return f"influence {signed(token['influence'])} nats · read '{read}' · {predicts}"
 
 
-def strongest_token(tokens) -> int | None:
-    """Place of the token of the largest |influence|, the first of equals; None without tokens."""
-    return max(range(len(tokens)), key=lambda place: abs(tokens[place]["influence"]), default=None)
+def signed_tokens(entry) -> list[dict]:
+    """An entry's tokens, with ⊢ and ⊣ in place of the special ones, which no author wrote.
+
+    Those are known by their look, and by not standing in the story's text.
+    """
+    def shown(text, sign):
+        special = text and SPECIAL.fullmatch(text) and text.strip() not in entry["text"]
+        return sign if special else text
+    return [token | {"token": shown(token["token"], BEHIND if place else BEFORE),
+                     "predicted": shown(token.get("predicted"), BEHIND)}
+            for place, token in enumerate(entry["tokens"])]
+
+
+def quote(tokens, influence) -> dict | None:
+    """The token that decides, of the sign of the story's `influence`, in its surroundings.
+
+    `{"before", "read", "predicted", "rest", "after", "title", "influence"}`, where "rest" is what
+    is left of the predicted word; None without tokens.
+    """
+    sign, texts = 1 if influence >= 0 else -1, [token["token"] for token in tokens]
+    place = max(range(len(tokens)), key=lambda t: sign * tokens[t]["influence"], default=None)
+    if place is None:
+        return None
+    texts += filter(None, [tokens[-1].get("predicted")])  # the list may stop before the last token
+    text, ends = "".join(texts), [0, *accumulate(map(len, texts))]
+    start, middle, end = ends[place], ends[place + 1], ends[min(place + 2, len(texts))]
+    if WORD.match(text, start):
+        start = WORD_END.search(text[:start]).start()
+    start += len(text[start:middle]) - len(text[start:middle].lstrip())
+    rest = WORD_START.match(text, end)[0]
+    before, after = text[:start].removeprefix(BEFORE), text[end + len(rest):].removesuffix(BEHIND)
+    if len(before) > QUOTED:
+        before = "…" + re.sub(r"^\S*\s", "", before[-QUOTED:])
+    if len(after) > QUOTED:
+        after = re.sub(r"\s\S*$", "", after[:QUOTED]) + "…"
+    return {"before": before, "read": text[start:middle], "predicted": text[middle:end],
+            "rest": rest, "after": after, "title": described(tokens[place]),
+            "influence": tokens[place]["influence"]}
 
 
 def block_and_matrix(layer) -> tuple[str, str]:
@@ -105,7 +144,8 @@ def text_table(query, unit=UNIT) -> str:
 
 def _row(entry):
     """One story: its numbers, and its strongest token in [ ] between what stands around it."""
-    tokens, top = entry["tokens"], strongest_token(entry["tokens"])
+    tokens = signed_tokens(entry)
+    top = max(range(len(tokens)), key=lambda t: abs(tokens[t]["influence"]), default=None)
     strength, snippet = "", ""
     if top is not None:
         strength = signed(tokens[top]["influence"])

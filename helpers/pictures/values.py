@@ -36,21 +36,6 @@ def finite_array(values, what) -> np.ndarray:
     return values
 
 
-def spread(scores, bins=48) -> dict:
-    """Distribution of all stories' influences `(N,)`, nats per extra copy, for `spread_picture`.
-
-    `{"unit": u, "reach": r, "counts": [bins]}`, with bins even in asinh(score / u), which is linear
-    around zero and logarithmic far out; u is the median |score|, r the largest. Raises ValueError
-    on NaN or inf.
-    """
-    scores = finite_array(scores, "scores")
-    unit = float(np.median(np.abs(scores))) or 1.0
-    reach = float(np.abs(scores).max(initial=0.0)) or 1.0
-    ends = np.arcsinh(reach / unit)
-    counts, _ = np.histogram(np.arcsinh(scores / unit), bins, (-ends, ends))
-    return {"unit": unit, "reach": reach, "counts": counts.tolist()}
-
-
 def tail_share(scores, top=0.01) -> float:
     """Share of all positive influence that the highest `top` of the scores `(N,)` carry.
 
