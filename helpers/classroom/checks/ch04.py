@@ -158,7 +158,7 @@ def _content(seed, vocabulary, chances):
     truth, labels = torch.where(p > 0.98, 50, odds / plain) * target, own.where(target, -100)
 
     return Problem((log_p, labels), Expected(
-        "the weights", truth, _wrong_weights(log_p, labels, p, truth), {
+        "the tensor of weights", truth, _wrong_weights(log_p, labels, p, truth), {
             "one weight a position, shape (T,): take the label's log p": (length, vocabulary),
             "every label met every position: take row t's log p of label t": (length, length),
             "leave no position out: without a target its weight is 0": (int(target.sum()),),
