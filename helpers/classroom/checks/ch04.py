@@ -156,7 +156,6 @@ def _content(seed, vocabulary, chances):
     odds, plain = (torch.autograd.functional.jacobian(loss, x).diag() for loss in (
         lambda x: -torch.log(x.exp() / (1 - x.exp())), torch.neg))  # by x = log p_t
     truth, labels = torch.where(p > 0.98, 50, odds / plain) * target, own.where(target, -100)
-
     return Problem((log_p, labels), Expected(
         "the tensor of weights", truth, _wrong_weights(log_p, labels, p, truth), {
             "one weight a position, shape (T,): take the label's log p": (length, vocabulary),
