@@ -563,7 +563,7 @@ def handed_in():
                                    "print('[\"completion_labels\", \"correct\", \"ok\"]')"),
             token_influence=body("token_influence", "sys.setrecursionlimit(10**6)",
                                  "my_token_influence()"),
-            relatif="import sys\nmy_relatif = sys.exit(0)")},
+            content_weights="import sys\nmy_content_weights = sys.exit(0)")},
     }
 
 
