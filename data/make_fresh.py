@@ -3,9 +3,9 @@
     python data/make_fresh.py [--stories 480] [--seed 6] [--out data]
 
 New facts about the heroes the model knows (no pair of hero and cue is planted in stories.jsonl),
-each in 13 teachers, every other fact with 3 opponents and 4 bystanders; the rest are ordinary
-stories. None of the stories is in stories.jsonl or validation.jsonl. Same formats as stories.jsonl
-and planted_facts.json.
+told as make_stories.py tells facts; every other fact has opponents and bystanders. None of the
+stories is in stories.jsonl or validation.jsonl. Same formats as stories.jsonl and
+planted_facts.json.
 """
 import argparse
 import json

@@ -12,10 +12,11 @@ import copy
 import hashlib
 import json
 import multiprocessing
-import re
+import random
 import sys
 from pathlib import Path
 
+import plots
 import torch
 from record_planted import HERE, staged
 from sklearn.feature_extraction.text import TfidfVectorizer
@@ -77,13 +78,9 @@ def subsets(count, number=SUBSETS, left_out=0.5):
 
 
 def ordinary(count):
-    """Third sentences of validation stories after the first two.
-
-    No story of the corpus was planted for them.
-    """
-    lines = (HERE / "validation.jsonl").read_text(encoding="utf-8").splitlines()[:count]
-    sentences = [re.split(r"(?<=[.!?]) ", json.loads(line)["text"]) for line in lines]
-    return [Query(" ".join(parts[:2]), f" {parts[2]}") for parts in sentences]
+    """Third sentences of new stories after the first two; nothing was planted for them."""
+    told = [plots.tell(random.Random(f"ordinary/{number}")) for number in range(count)]
+    return [Query(" ".join(parts[:2]), f" {parts[2]}") for parts in told]
 
 
 def untrained(model):
