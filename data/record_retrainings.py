@@ -13,6 +13,7 @@ import hashlib
 import json
 import multiprocessing
 import random
+import re
 import sys
 from pathlib import Path
 
@@ -41,7 +42,7 @@ TOKEN_SHARE = 0.01                  # of the loss terms, dropped by score
 STORIES_BY = ("exact", "ekfac", "dot", "tfidf")
 TOKENS_BY = ("exact", "terms", "ekfac", "tfidf")
 RANDOM = 4                          # random choices at each share
-INPUTS = ["fresh_stories.jsonl", "fresh_facts.json", "validation.jsonl", "small/model.safetensors",
+INPUTS = ["fresh_stories.jsonl", "fresh_facts.json", "small/model.safetensors",
           "small/tokenizer.json"]
 CG_STORIES, CG_STEPS = 96, 10
 DAMPINGS = (0.1, 10, 100)           # times EK-FAC's own
