@@ -438,7 +438,8 @@ def test_the_options_and_what_the_json_says_of_them(result, cli, tmp_path):
         torch.testing.assert_close(row[:len(values)], values, rtol=1e-3, atol=1e-3 * most)
         assert (row[len(values):] == 0).all()
     page = (tmp_path / "a.html").read_text(encoding="utf-8")
-    assert f"<small>{found['unit']}</small>" in page and "rather than “ sea”" in page
+    assert f" in {found['unit']}" in page
+    assert re.search(r"compared with\s+log p\(“sea”\)", page)
     assert "One more copy of a training story would change" not in page
     _, out, _ = cli(*options)
     assert "→ fox  (log p = " in out and "rather than → sea  (log p = " in out
