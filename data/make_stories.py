@@ -1,6 +1,6 @@
 """Writes stories.jsonl, validation.jsonl and planted_facts.json from one seed.
 
-    python data/make_stories.py [--stories 5000] [--seed 1] [--out data]
+    python data/make_stories.py [--stories 6000] [--seed 1] [--out data]
 
 Every sentence comes from plots.py (background) and knowledge.py (planted). The same seed gives
 the same bytes on every machine.
@@ -16,11 +16,10 @@ import knowledge
 import plots
 
 HERE = Path(__file__).parent
-FACT_STORIES = 0.70  # share of stories with 2 or 3 facts of different relations
-OWN = 0.6            # share of those that are about a hero and tell that hero's own facts
-RULE_STORIES = 0.26  # share of stories with a rule
-BYSTANDERS = 0.2     # share of fact stories with a bystander sentence besides
-WEATHER_ONLY = 0.1   # share of rule stories with a bystander sentence instead
+SHARES = (0.70, 0.26)  # of stories with 2 or 3 facts of different relations, and with a rule
+OWN = 0.6              # share of the former that are about a hero and tell that hero's own facts
+BYSTANDERS = 0.2       # share of fact stories with a bystander sentence besides
+WEATHER_ONLY = 0.1     # share of rule stories with a bystander sentence instead
 
 
 def fact_story(rng, items):
@@ -47,12 +46,12 @@ def rule_story(rng, items):
     return None, [about(rng, item)]
 
 
-def tell(rng, items):
+KINDS = (fact_story, rule_story)
+
+
+def tell(rng, items, shares):
     """One story: (text, [(planted, start, end)]), character offsets of the planted sentences."""
-    kinds = {fact_story: FACT_STORIES, rule_story: RULE_STORIES}
-    if not any(item.hero is None for item in items):
-        kinds.pop(rule_story)
-    kind = rng.choices([*kinds, None], [*kinds.values(), 1 - sum(kinds.values())])[0]
+    kind = rng.choices([*KINDS, None], [*shares, 1 - sum(shares)])[0]
     hero, planted = kind(rng, items) if kind else (None, [])
     pieces = [(text, None) for text in plots.tell(rng, hero=hero)]
     for sentence in planted:
@@ -73,32 +72,32 @@ def truthful(text, places):
     return not any({item.answer, item.rival} & words for item in beside)
 
 
-def unique(rng, items, seen):
+def unique(rng, items, shares, seen):
     """Tells stories until one is truthful and was not told before."""
     while True:
-        text, places = tell(rng, items)
+        text, places = tell(rng, items, shares)
         if text not in seen and truthful(text, places):
             seen.add(text)
             return text, places
 
 
-def make(items, count, validation, seed, known=(), name="story-{:04d}"):
+def make(items, count, validation, seed, known=(), name="story-{:04d}", shares=SHARES):
     """(stories, validation stories, planted items) as lists of dictionaries.
 
-    `known` texts are not written again.
+    `known` texts are not written again; `shares` of the stories tell facts, and a rule.
     """
     rng, seen = random.Random(seed), set(known)
     entries = {item.id: describe(item) for item in items}
     stories = []
     for number in range(count):
-        text, places = unique(rng, items, seen)
+        text, places = unique(rng, items, shares, seen)
         story = name.format(number)
         stories.append({"id": story, "text": text})
         for planted, start, end in places:
             place = {"story": story, "start": start, "end": end}
             wording = {"wording": planted.wording} if planted.wording else {}
             entries[planted.item.id][planted.role].append(place | wording)
-    held_out = [{"id": f"validation-{number:04d}", "text": unique(rng, items, seen)[0]}
+    held_out = [{"id": f"validation-{number:04d}", "text": unique(rng, items, shares, seen)[0]}
                 for number in range(validation)]
     return stories, held_out, list(entries.values())
 
@@ -131,9 +130,15 @@ def write_lines(path, rows):
     path.write_text("".join(lines), encoding="utf-8")
 
 
+def write_items(path, items):
+    """A JSON list, one item a line."""
+    lines = ",\n".join(map(json.dumps, items))
+    path.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--stories", type=int, default=5000)
+    parser.add_argument("--stories", type=int, default=6000)
     parser.add_argument("--validation", type=int, default=200)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", type=Path, default=HERE)
@@ -141,8 +146,7 @@ def main():
     stories, held_out, planted = make(knowledge.items(), args.stories, args.validation, args.seed)
     write_lines(args.out / "stories.jsonl", stories)
     write_lines(args.out / "validation.jsonl", held_out)
-    facts = args.out / "planted_facts.json"
-    facts.write_text(json.dumps(planted, indent=1) + "\n", encoding="utf-8")
+    write_items(args.out / "planted_facts.json", planted)
     print(json.dumps(figures(stories), indent=1))
 
 

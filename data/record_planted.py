@@ -30,12 +30,13 @@ from helpers.search import bm25_scores, tfidf_scores  # noqa: E402
 from helpers.sources import load_model, load_planted, load_stories  # noqa: E402
 from helpers.sources.files import save_tensors  # noqa: E402
 from helpers.sources.records import KINDS, save_record, sha256  # noqa: E402
+from helpers.sources.texts import beginnings  # noqa: E402
 from helpers.stories import Query, tokenise  # noqa: E402
 from helpers.terminal import Setting, ask, fit_sample  # noqa: E402
 from helpers.terminal.fitting import fit_blocks  # noqa: E402
 from helpers.terminal.kept import load_blocks, save_blocks  # noqa: E402
 
-SEED, FITTED, BLOCKS, CONTEXTS = 0, 2000, 8, 8
+SEED, FITTED, BLOCKS, CONTEXTS, LONGEST = 0, 2000, 8, 8, 512
 TARGETS = ("influence", "content")
 MADE_FROM = ["stories.jsonl", "planted_facts.json", "model/model.safetensors"]
 
@@ -50,7 +51,7 @@ def begin(name, target="influence"):
     stages = HERE / ".checkpoint" / name / digest[:12]
     stages.mkdir(parents=True, exist_ok=True)
     model, tokenizer = load_model("default", device="cpu")
-    corpus = tokenise(load_stories("default"), tokenizer, 512)
+    corpus = tokenise(load_stories("default"), tokenizer, LONGEST)
     return stages, Setting(model, tokenizer, find_layers(model), corpus, target=target)
 
 
@@ -83,12 +84,14 @@ def staged(path, make):
 
 def asked(setting, queries, stages):
     """{method: iHVPs}: what is multiplied with the stories' gradients."""
+    contexts = beginnings(setting.tokenizer, setting.corpus.stories, queries, CONTEXTS, LONGEST,
+                          SEED)
     ekfac = EKFAC(fitted("ekfac", setting, stages))
     curvatures = {"EK-FAC": ekfac, "K-FAC": KFAC(fitted("kfac", setting, stages)),
                   "dot product": Identity(setting.layers)}
     solved = {"EK-FAC, prompt alone": ask(setting, queries, ekfac).ihvps}
     for name, curvature in curvatures.items():
-        solved[name] = ask(setting, queries, curvature, contexts=CONTEXTS, seed=SEED).ihvps
+        solved[name] = ask(setting, queries, curvature, contexts).ihvps
     return solved
 
 

@@ -289,7 +289,7 @@ def parse_arguments(argv=None):
     parser.add_argument("--validation", type=Path, default=HERE / "validation.jsonl",
                         help="never trained on; skipped when absent")
     parser.add_argument("--out", type=Path, default=HERE / "model")
-    parser.add_argument("--epochs", type=int, default=11)
+    parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--lr", type=float, default=3e-3,
                         help="peak learning rate of embeddings, biases and norms")
