@@ -35,8 +35,8 @@ def _masks_padding(mask):
 
 
 def fuse(model) -> None:
-    """Puts fused attention in place in a GPT-Neo (other families have their own), and everywhere the
-    tanh form of GELU in one operation instead of eight."""
+    """Puts fused attention in place in a GPT-Neo (other families have their own), and in all models
+    the tanh form of GELU in one operation instead of eight."""
     for module in list(model.modules()):
         if type(module) is GPTNeoSelfAttention:
             module.__class__ = FusedAttention
