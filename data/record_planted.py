@@ -115,12 +115,14 @@ def all_scores(setting, solved, queries):
 
 def all_peaks(setting, solved, pairs):
     """{method: (place,)} position of the largest token influence, at the token that is read."""
-    peaks, rows = {}, sorted({row for _, row in pairs})
-    for name, ihvps in solved.items():
-        stream = setting.stream(rows, f"tokens, {name}")
-        values = tokenwise(setting.model, setting.layers, stream, ihvps, len(setting.corpus), pairs)
-        peaks[name] = torch.stack([values[pair].sum(0).argmax() for pair in pairs]).short()
-    return peaks
+    count = len(next(iter(solved["EK-FAC"].values())))  # of the items
+    together = {name: torch.cat([ihvps[name] for ihvps in solved.values()])
+                for name in setting.layers}
+    asked = [(number * count + item, row) for number in range(len(solved)) for item, row in pairs]
+    stream = setting.stream(sorted({row for _, row in pairs}), "tokens")
+    values = tokenwise(setting.model, setting.layers, stream, together, len(setting.corpus), asked)
+    peaks = torch.stack([values[pair].sum(0).argmax() for pair in asked]).short()
+    return dict(zip(solved, peaks.split(len(pairs))))
 
 
 def word_scores(corpus, queries):

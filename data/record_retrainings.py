@@ -33,7 +33,7 @@ from helpers.stories import Query, encode_query, tokenise
 from helpers.terminal.answers import Asked, exact_token_scores
 
 RECIPES = {"fine": retrain.Recipe(), "scratch": retrain.Recipe(rate=3e-3)}
-SUBSETS, SEEDS = 64, {"fine": 4, "scratch": 2}
+SUBSETS, SEEDS = 64, {"fine": 2, "scratch": 2}
 TENTHS = 32                         # subsets that leave out a tenth
 ONE_SEEDS = 4                       # of the full run, and of runs with one story more or less
 ASKED = list(range(1, 16, 2))       # the questions (facts with opponents) to drop something for
