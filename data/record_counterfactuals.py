@@ -2,9 +2,9 @@
 
     python data/record_counterfactuals.py [--out data/counterfactual_tokens.safetensors]
 
-For each of the 28 planted facts the best-scoring teacher of three wordings (direct, embedded,
+For each of the 14 planted facts of family B the best-scoring teacher of three wordings (direct, embedded,
 dialogue); for each of these stories the tokenwise influence of eq 31, that of every output token and that of
-every input token (notebook 06 defines them), under EK-FAC fitted on 300 stories (seed 0). About 15
+every input token (notebook 06 defines them), under EK-FAC fitted on 300 stories (seed 0). About 10
 minutes on 2 cores; each story is kept in data/.checkpoint/counterfactuals, so that a run that was
 cut off goes on from there.
 """
@@ -53,7 +53,7 @@ def profiles(setting, ihvps, query, row):
 
 
 def teacher_scores(setting, facts, ihvps):
-    """Influence of the teachers to choose from on all facts, `(28, N)`, 0 for other stories."""
+    """Influence of the teachers to choose from on all facts, `(14, N)`, 0 for other stories."""
     rows = sorted({row for fact in facts for wording in WORDINGS
                    for row in rows_worded(fact, wording)})
     return {"scores": sequence_scores(setting.model, setting.layers, setting.stream(rows), ihvps,
@@ -66,7 +66,7 @@ def main():
     args = parser.parse_args()
     stages, setting = begin("counterfactuals")
     setting.quiet, corpus = True, setting.corpus
-    facts = [item for item in load_planted(corpus) if item["family"] in "AB"]
+    facts = [item for item in load_planted(corpus) if item["family"] == "B"]
     queries = [Query(fact["prompt"], fact["completion"]) for fact in facts]
     encoded = [encode_query(setting.tokenizer, query, 512) for query in queries]
     gradients, _ = query_gradients(setting.model, setting.layers, encoded)
