@@ -52,8 +52,9 @@ def test_the_first_stories_that_a_seed_gives_are_those_of_the_file(maker, seed, 
                                                                    monkeypatch):
     """The slow test writes everything."""
     monkeypatch.syspath_prepend(DATA)
-    items = import_module(maker).items()
-    made, _, _ = import_module("make_stories").make(items, 30, 0, seed, name=name)
+    module, stories = import_module(maker), import_module("make_stories")
+    shares = getattr(module, "SHARES", stories.SHARES)
+    made, _, _ = stories.make(module.items(), 30, 0, seed, name=name, shares=shares)
     assert [Story(**story) for story in made] == load_stories(DATA / file)[:30]
 
 

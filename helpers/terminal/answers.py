@@ -46,7 +46,8 @@ def ask(setting: Setting, queries: list[Query], curvature: Curvature, contexts=(
         log_probs.append(logs[:count].mean())
         against.append(None if query.against is None else logs[count:].mean().item())
     gradients = {name: torch.cat([each[name] for each in gradients]) for name in setting.layers}
-    return Asked(queries, torch.stack(log_probs), curvature.solve(gradients), against, list(contexts))
+    ihvps = curvature.solve(gradients)
+    return Asked(queries, torch.stack(log_probs), ihvps, against, list(contexts))
 
 
 # -- scores --------------------------------------------------------------------------------------
