@@ -136,19 +136,23 @@ def word_scores(corpus, queries):
             "answer count": torch.tensor(counts).float()}
 
 
+def ranks(scores):
+    """The rank of every story, `(Q, N)`; 0 is best, of equals the first."""
+    return scores.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+
+
 def recorded(scores, peaks, planted):
     """What is kept of scores `{method: (40, N)}` and peaks of every planted place."""
     pairs = [(number, place["row"]) for number, place in places(planted)]
     teachers = [len(item["teachers"]) for item in planted]
     tensors = {}
     for name, values in scores.items():
-        order = values.argsort(dim=1, descending=True, stable=True)
-        ranks = order.argsort(dim=1)
+        ranked = ranks(values)
         tensors[f"{name}/score"] = torch.stack([values[pair] for pair in pairs])
-        tensors[f"{name}/rank"] = torch.stack([ranks[pair] for pair in pairs]).short()
+        tensors[f"{name}/rank"] = torch.stack([ranked[pair] for pair in pairs]).short()
         if name in peaks:
             tensors[f"{name}/peak"] = peaks[name]
-            best = [row[:count] for row, count in zip(order, teachers)]
+            best = [row.argsort()[:count] for row, count in zip(ranked, teachers)]
             tensors[f"{name}/best"] = torch.cat(best).short()
     return tensors
 
