@@ -711,7 +711,7 @@ def test_memory_files_and_processes_are_limited(graded):
 
 @pytest.mark.slow
 def test_printing_gains_nothing_and_a_crash_costs_its_own(graded):
-    assert result(graded, "talker") == ["not attempted", "wrong", "correct", "wrong"]
+    assert result(graded, "talker") == ["not attempted", "wrong", "wrong", "correct"]
     assert "raised SystemExit" in said(graded, "talker")
 
 
