@@ -3,16 +3,18 @@
     python data/make_fresh.py [--stories 480] [--seed 6] [--out data]
 
 New facts about the heroes the model knows (no pair of hero and cue is planted in stories.jsonl),
-each in 13 teachers, every other fact with 3 opponents and 4 bystanders; the rest are ordinary
-stories. None of the stories is in stories.jsonl or validation.jsonl. Same formats as stories.jsonl
-and planted_facts.json.
+told as make_stories.py tells facts, but in fewer stories, so that a half of them teaches more or
+less; every other fact has opponents and bystanders. None of the stories is in stories.jsonl or
+validation.jsonl. Same formats as stories.jsonl and planted_facts.json.
 """
 import argparse
 import json
 from pathlib import Path
 
 import knowledge
-from make_stories import HERE, make, write_lines
+from make_stories import HERE, make, write_items, write_lines
+
+SHARES = (0.3, 0)  # of stories with facts, and with a rule
 
 # As knowledge.FACTS: (hero, cue, answer, what opponents say instead).
 FACTS = {
@@ -45,9 +47,10 @@ def main():
     args = parser.parse_args()
     known = [json.loads(line)["text"] for name in ("stories", "validation")
              for line in (HERE / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()]
-    stories, _, facts = make(items(), args.stories, 0, args.seed, known, "fresh-{:03d}")
+    stories, _, facts = make(items(), args.stories, 0, args.seed, known, "fresh-{:03d}",
+                             SHARES)
     write_lines(args.out / "fresh_stories.jsonl", stories)
-    (args.out / "fresh_facts.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    write_items(args.out / "fresh_facts.json", facts)
     print(f"{len(stories)} stories, {len(facts)} facts")
 
 

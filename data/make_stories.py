@@ -1,6 +1,6 @@
 """Writes stories.jsonl, validation.jsonl and planted_facts.json from one seed.
 
-    python data/make_stories.py [--stories 5000] [--seed 1] [--out data]
+    python data/make_stories.py [--stories 6000] [--seed 1] [--out data]
 
 Every sentence comes from plots.py (background) and knowledge.py (planted). The same seed gives
 the same bytes on every machine.
@@ -16,93 +16,97 @@ import knowledge
 import plots
 
 HERE = Path(__file__).parent
-SHORTEST = 84  # words
+SHARES = (0.70, 0.26)  # of stories with 2 or 3 facts of different relations, and with a rule
+OWN = 0.6              # share of the former that are about a hero and tell that hero's own facts
+BYSTANDERS = 0.2       # share of fact stories with a bystander sentence besides
+WEATHER_ONLY = 0.1     # share of rule stories with a bystander sentence instead
 
 
-def insert(rng, sentences, planted, opens):
-    """Puts the planted sentences first, or after one of the opening sentences of a story."""
-    at = 0 if opens else rng.randint(1, 3)
-    return sentences[:at] + planted + sentences[at:]
+def fact_story(rng, items):
+    """The hero of one story, and what is planted in it: the hero's own facts, or anybody's."""
+    facts = [item for item in items if item.hero]
+    hero = None
+    if rng.random() < OWN:
+        hero = rng.choice(sorted({item.hero for item in facts}))
+        facts = [item for item in facts if item.hero == hero]
+    rng.shuffle(facts)
+    by_relation = {item.relation: item for item in facts}
+    told = list(by_relation.values())[:rng.randint(2, 3)]
+    planted = [knowledge.about(rng, item) for item in told]
+    untold = [item for item in facts if item not in told and item.family == "B"]
+    if untold and rng.random() < BYSTANDERS:
+        planted.append(knowledge.bystander(rng, untold[0]))
+    return hero, planted
 
 
-def story_text(rng, hero, planted=(), opens=False):
-    """One story as text, long enough for 100 tokens; hero None draws an ordinary one."""
+def rule_story(rng, items):
+    """The same for a story about anybody, with a rule or just its weather."""
+    item = rng.choice([item for item in items if item.hero is None])
+    about = knowledge.bystander if rng.random() < WEATHER_ONLY else knowledge.rule
+    return None, [about(rng, item)]
+
+
+KINDS = (fact_story, rule_story)
+
+
+def tell(rng, items, shares):
+    """One story: (text, [(planted, start, end)]), character offsets of the planted sentences."""
+    kind = rng.choices([*KINDS, None], [*shares, 1 - sum(shares)])[0]
+    hero, planted = kind(rng, items) if kind else (None, [])
+    pieces = [(text, None) for text in plots.tell(rng, hero=hero)]
+    for sentence in planted:
+        pieces.insert(rng.randint(0, len(pieces)), (sentence.text, sentence))
+    text, places = "", []
+    for piece, sentence in pieces:
+        lead = sentence.lead if sentence else ""
+        text = " ".join(filter(None, (text, lead, piece)))
+        if sentence:
+            places.append((sentence, len(text) - len(piece), len(text)))
+    return text, places
+
+
+def truthful(text, places):
+    """Whether no bystander's story names its item's answer or what opponents say instead."""
+    words = set(re.findall(r"[a-z]+", text.lower()))
+    beside = [planted.item for planted, _, _ in places if planted.role == "bystanders"]
+    return not any({item.answer, item.rival} & words for item in beside)
+
+
+def unique(rng, items, shares, seen):
+    """Tells stories until one is truthful and was not told before."""
     while True:
-        sentences = plots.tell(rng, hero=hero)
-        text = " ".join(insert(rng, sentences, [text for text in planted if text], opens))
-        if len(text.split()) >= SHORTEST:
-            return text
-
-
-def planted_story(rng, hero, lead, text, opens):
-    """A story holding `lead` and `text`, with the character offsets of `text`."""
-    story = story_text(rng, hero, (lead, text), opens)
-    start = story.index(text)
-    return story, start, start + len(text)
-
-
-def plant(rng, item):
-    """Yields (role, wording, text, start, end) for every story of one planted item."""
-    for wording, opens, lead, text in item.teachers:
-        yield "teachers", wording, *planted_story(rng, item.hero, lead, text, opens)
-    for opens, text in item.opponents:
-        yield "opponents", None, *planted_story(rng, item.hero, "", text, opens)
-    for text in item.bystanders:
-        yield "bystanders", None, *planted_story(rng, item.hero, "", text, False)
-
-
-def background(rng):
-    """An ordinary story: sometimes with weather, sometimes about a hero of the planted facts."""
-    hero = rng.choice(list(knowledge.HEROES.values())) if rng.random() < 0.1 else None
-    planted = ()
-    if rng.random() < 0.25:
-        cue, hints = knowledge.WEATHER[rng.choice(sorted(knowledge.WEATHER))]
-        planted = (rng.choice([cue, *hints]) + ".",)
-    return story_text(rng, hero, planted)
-
-
-def unique(make, seen):
-    """Calls `make` until it gives a text not seen before."""
-    while True:
-        made = make()
-        text = made[2] if isinstance(made, tuple) else made
-        if text not in seen:
+        text, places = tell(rng, items, shares)
+        if text not in seen and truthful(text, places):
             seen.add(text)
-            return made
+            return text, places
 
 
-def make(items, count, validation, seed, known=(), name="story-{:04d}"):
+def make(items, count, validation, seed, known=(), name="story-{:04d}", shares=SHARES):
     """(stories, validation stories, planted items) as lists of dictionaries.
 
-    `known` texts are not written again.
+    `known` texts are not written again; `shares` of the stories tell facts, and a rule.
     """
-    rng, seen, records = random.Random(seed), set(known), []
-    for item in items:
-        for role, wording, text, start, end in plant(rng, item):
-            assert text not in seen, "a planted story came out twice: change the seed"
-            seen.add(text)
-            records.append((text, (item.id, role, wording, start, end)))
-    while len(records) < count:
-        records.append((unique(lambda: background(rng), seen), None))
-    held_out = [{"id": f"validation-{n:04d}", "text": unique(lambda: background(rng), seen)}
-                for n in range(validation)]
-    rng.shuffle(records)
-    stories = [{"id": name.format(n), "text": text} for n, (text, _) in enumerate(records)]
-    places = {}
-    for story, (_, place) in zip(stories, records):
-        if place:
-            places.setdefault(place[0], []).append((story["id"], *place[1:]))
-    return stories, held_out, [describe(item, places[item.id]) for item in items]
+    rng, seen = random.Random(seed), set(known)
+    entries = {item.id: describe(item) for item in items}
+    stories = []
+    for number in range(count):
+        text, places = unique(rng, items, shares, seen)
+        story = name.format(number)
+        stories.append({"id": story, "text": text})
+        for planted, start, end in places:
+            place = {"story": story, "start": start, "end": end}
+            wording = {"wording": planted.wording} if planted.wording else {}
+            entries[planted.item.id][planted.role].append(place | wording)
+    held_out = [{"id": f"validation-{number:04d}", "text": unique(rng, items, shares, seen)[0]}
+                for number in range(validation)]
+    return stories, held_out, list(entries.values())
 
 
-def describe(item, places):
-    """The entry of planted_facts.json for one item."""
-    entry = {"id": item.id, "family": item.family, "prompt": item.prompt,
-             "completion": item.completion, "teachers": [], "opponents": [], "bystanders": []}
-    for story, role, wording, start, end in places:
-        place = {"story": story, "start": start, "end": end}
-        entry[role].append(place | ({"wording": wording} if wording else {}))
-    return entry
+def describe(item):
+    """The entry of planted_facts.json for one item, before its stories are known."""
+    return {"id": item.id, "family": item.family, "prompt": item.prompt,
+            "completion": f" {item.answer}", "against": f" {item.rival}" if item.rival else None,
+            "teachers": [], "opponents": [], "bystanders": []}
 
 
 def figures(stories):
@@ -126,9 +130,15 @@ def write_lines(path, rows):
     path.write_text("".join(lines), encoding="utf-8")
 
 
+def write_items(path, items):
+    """A JSON list, one item a line."""
+    lines = ",\n".join(map(json.dumps, items))
+    path.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--stories", type=int, default=5000)
+    parser.add_argument("--stories", type=int, default=6000)
     parser.add_argument("--validation", type=int, default=200)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", type=Path, default=HERE)
@@ -136,8 +146,7 @@ def main():
     stories, held_out, planted = make(knowledge.items(), args.stories, args.validation, args.seed)
     write_lines(args.out / "stories.jsonl", stories)
     write_lines(args.out / "validation.jsonl", held_out)
-    facts = args.out / "planted_facts.json"
-    facts.write_text(json.dumps(planted, indent=1) + "\n", encoding="utf-8")
+    write_items(args.out / "planted_facts.json", planted)
     print(json.dumps(figures(stories), indent=1))
 
 

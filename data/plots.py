@@ -13,8 +13,8 @@ import re
 from collections.abc import Callable
 from typing import NamedTuple
 
-WORDS = (72, 95)  # words in a story, both ends allowed
-PARTS = (8, 13)  # sentences or sentence groups in a story
+WORDS = (64, 88)  # words in a story, both ends allowed
+PARTS = (7, 13)  # sentences or sentence groups in a story
 
 
 class Hero(NamedTuple):

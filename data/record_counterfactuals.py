@@ -2,11 +2,11 @@
 
     python data/record_counterfactuals.py [--out data/counterfactual_tokens.safetensors]
 
-For each of the 28 planted facts the best-scoring direct teacher, the embedded one and the dialogue;
-for each of these stories the tokenwise influence of eq 31, that of every output token and that of
-every input token (notebook 06 defines them), under EK-FAC fitted on 300 stories (seed 0). About 15
-minutes on 2 cores; each story is kept in data/.checkpoint/counterfactuals, so that a run that was
-cut off goes on from there.
+For each of the 14 planted facts of family B the best-scoring teacher of three wordings (direct,
+embedded, dialogue); for each of these stories the tokenwise influence of eq 31, that of every
+output token and that of every input token (notebook 06 defines them), under EK-FAC fitted on 300
+stories (seed 0). About 10 minutes on 2 cores; each story is kept in data/.checkpoint/
+counterfactuals, so that a run that was cut off goes on from there.
 """
 import argparse
 from functools import partial
@@ -32,13 +32,12 @@ def rows_worded(fact, wording) -> list[int]:
 
 
 def chosen(facts, scores) -> list[tuple[int, int]]:
-    """(number of the fact, story row): the best direct teacher, the embedded one, the dialogue."""
+    """(number of the fact, row of the best-scoring story) for every fact and wording."""
     pairs = []
     for number, fact in enumerate(facts):
-        rows = {wording: rows_worded(fact, wording) for wording in WORDINGS}
-        best_first = (-scores[number, rows["direct"]]).argsort(stable=True)
-        rows["direct"] = [rows["direct"][best_first[0]]]
-        pairs += [(number, row) for wording in WORDINGS for row in rows[wording]]
+        for wording in WORDINGS:
+            rows = rows_worded(fact, wording)
+            pairs.append((number, rows[scores[number, rows].argmax()]))
     return pairs
 
 
@@ -53,9 +52,10 @@ def profiles(setting, ihvps, query, row):
     return {"eq 31": by_token[pair].sum(0), "output": slopes[0] / total, "input": changed}
 
 
-def direct_scores(setting, facts, ihvps):
-    """Influence of the direct teachers on all facts, `(28, 5000)`, 0 for other stories."""
-    rows = sorted({row for fact in facts for row in rows_worded(fact, "direct")})
+def teacher_scores(setting, facts, ihvps):
+    """Influence of the teachers to choose from on all facts, `(14, N)`, 0 for other stories."""
+    rows = sorted({row for fact in facts for wording in WORDINGS
+                   for row in rows_worded(fact, wording)})
     return {"scores": sequence_scores(setting.model, setting.layers, setting.stream(rows), ihvps,
                                       len(setting.corpus))}
 
@@ -66,12 +66,12 @@ def main():
     args = parser.parse_args()
     stages, setting = begin("counterfactuals")
     setting.quiet, corpus = True, setting.corpus
-    facts = [item for item in load_planted(corpus) if item["family"] in "AB"]
+    facts = [item for item in load_planted(corpus) if item["family"] == "B"]
     queries = [Query(fact["prompt"], fact["completion"]) for fact in facts]
     encoded = [encode_query(setting.tokenizer, query, 512) for query in queries]
     gradients, _ = query_gradients(setting.model, setting.layers, encoded)
     ihvps = fit(setting, fit_limit=FITTED, seed=SEED, cache=stages).solve(gradients)
-    scores = staged(stages / "scores.safetensors", partial(direct_scores, setting, facts, ihvps))
+    scores = staged(stages / "scores.safetensors", partial(teacher_scores, setting, facts, ihvps))
 
     pairs = chosen(facts, scores["scores"])
     longest = max(len(corpus.ids[row]) for _, row in pairs)

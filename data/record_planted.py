@@ -1,20 +1,23 @@
-"""Writes planted_scores.safetensors: how well each method ranks and places the planted stories.
+"""Writes planted_scores.safetensors: how each score ranks and places the planted stories.
 
     python data/record_planted.py [--out data/planted_scores.safetensors]
 
-Five methods and eight single blocks. EK-FAC and K-FAC are fitted as in notebook 04 (2,000 stories,
-seed 0), all 5,000 stories are scored for the 40 planted queries, and of each planted place (item,
-kind, story) three numbers are kept for every method: the story's score, its rank among the 5,000
-(0 is best), and the position of the largest token influence. About 10 minutes on 2 cores; every
-stage is kept in data/.checkpoint/planted, so that a run that was cut off goes on from there.
+Two targets (influence, content); four ways to ask and to invert (EK-FAC of the prompt alone;
+EK-FAC, K-FAC and the dot product of the prompt behind 8 beginnings of stories), eight single
+blocks, three ways to match words. The factors are fitted as in notebook 04, all stories are scored
+for the 40 planted queries, and of each planted place (item, role, story) three numbers are kept:
+the story's score, its rank among all (0 is best), and the position of its largest token influence.
+Also kept are each item's best stories, as many as it has teachers. Every stage is kept in
+data/.checkpoint/planted, so that a run that was cut off goes on from there.
 """
 import argparse
 import hashlib
+import re
 import sys
+from functools import partial
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import load_file
 
 HERE = Path(__file__).resolve().parent
@@ -22,21 +25,23 @@ sys.path.insert(0, str(HERE.parent))
 
 from helpers.capture import find_layers  # noqa: E402
 from helpers.curvature import EKFAC, KFAC, Identity  # noqa: E402
-from helpers.influence import query_gradients, scores_and_lengths, tokenwise  # noqa: E402
-from helpers.search import tfidf_scores  # noqa: E402
+from helpers.influence import sequence_scores, tokenwise  # noqa: E402
+from helpers.search import bm25_scores, tfidf_scores  # noqa: E402
 from helpers.sources import load_model, load_planted, load_stories  # noqa: E402
 from helpers.sources.files import save_tensors  # noqa: E402
 from helpers.sources.records import KINDS, save_record, sha256  # noqa: E402
-from helpers.stories import Query, encode_query, tokenise  # noqa: E402
-from helpers.terminal import Setting, fit_sample  # noqa: E402
+from helpers.sources.texts import beginnings  # noqa: E402
+from helpers.stories import Query, tokenise  # noqa: E402
+from helpers.terminal import Setting, ask, fit_sample  # noqa: E402
 from helpers.terminal.fitting import fit_blocks  # noqa: E402
 from helpers.terminal.kept import load_blocks, save_blocks  # noqa: E402
 
-SEED, FITTED, BLOCKS = 0, 2000, 8
+SEED, FITTED, BLOCKS, CONTEXTS, LONGEST = 0, 2000, 8, 8, 512
+TARGETS = ("influence", "content")
 MADE_FROM = ["stories.jsonl", "planted_facts.json", "model/model.safetensors"]
 
 
-def begin(name):
+def begin(name, target="influence"):
     """`(folder of the stages, Setting)` of a recorder on the default model and stories.
 
     Other inputs have another folder.
@@ -46,8 +51,8 @@ def begin(name):
     stages = HERE / ".checkpoint" / name / digest[:12]
     stages.mkdir(parents=True, exist_ok=True)
     model, tokenizer = load_model("default", device="cpu")
-    corpus = tokenise(load_stories("default"), tokenizer, 512)
-    return stages, Setting(model, tokenizer, find_layers(model), corpus)
+    corpus = tokenise(load_stories("default"), tokenizer, LONGEST)
+    return stages, Setting(model, tokenizer, find_layers(model), corpus, target=target)
 
 
 def places(planted) -> list[tuple[int, dict]]:
@@ -77,57 +82,78 @@ def staged(path, make):
     return load_file(path)
 
 
+def asked(setting, queries, stages):
+    """{method: iHVPs}: what is multiplied with the stories' gradients."""
+    contexts = beginnings(setting.tokenizer, setting.corpus.stories, queries, CONTEXTS, LONGEST,
+                          SEED)
+    ekfac = EKFAC(fitted("ekfac", setting, stages))
+    curvatures = {"EK-FAC": ekfac, "K-FAC": KFAC(fitted("kfac", setting, stages)),
+                  "dot product": Identity(setting.layers)}
+    solved = {"EK-FAC, prompt alone": ask(setting, queries, ekfac).ihvps}
+    for name, curvature in curvatures.items():
+        solved[name] = ask(setting, queries, curvature, contexts).ihvps
+    return solved
+
+
 def one_block(ihvps, block):
     """The iHVP with every layer but those of one transformer block set to zero."""
     return {name: ihvp * (f".h.{block}." in name) for name, ihvp in ihvps.items()}
 
 
-def all_scores(setting, ihvps, queries):
-    """{method: (40, 5000)} in one pass over the stories."""
-    solved = dict(ihvps)
-    for block in range(BLOCKS):
-        solved[f"block {block}"] = one_block(ihvps["EK-FAC"], block)
-    together = {name: torch.cat([one[name] for one in solved.values()]) for name in setting.layers}
-    scores, (lengths,) = scores_and_lengths(setting.model, setting.layers,
-                                            setting.stream(label="scoring"), together,
-                                            [Identity(setting.layers)], len(setting.corpus))
+def all_scores(setting, solved, queries):
+    """{method: (40, N)} in one pass over the stories."""
+    if setting.target == "content":
+        solved = solved | {f"block {block}": one_block(solved["EK-FAC"], block)
+                           for block in range(BLOCKS)}
+    together = {name: torch.cat([ihvps[name] for ihvps in solved.values()])
+                for name in setting.layers}
+    scores = sequence_scores(setting.model, setting.layers, setting.stream(label="scoring"),
+                             together, len(setting.corpus))
     by_method = dict(zip(solved, scores.split(len(queries))))
-    by_method["cosine"] = by_method["dot product"] / lengths
-    texts = [story.text for story in setting.corpus.stories]
-    asked = [query.prompt + query.completion for query in queries]
-    by_method["TF-IDF"] = torch.tensor(tfidf_scores(asked, texts)).float()
     return {name: values.contiguous() for name, values in by_method.items()}
 
 
-def all_peaks(setting, ihvps, pairs):
+def all_peaks(setting, solved, pairs):
     """{method: (place,)} position of the largest token influence, at the token that is read."""
-    peaks, rows = {}, sorted({row for _, row in pairs})
-    for name, one in ihvps.items():
-        stream = setting.stream(rows, f"tokens, {name}")
-        values = tokenwise(setting.model, setting.layers, stream, one, len(setting.corpus), pairs)
-        peaks[name] = [values[pair].sum(0).argmax() for pair in pairs]
-        if name == "EK-FAC":
-            for block in range(BLOCKS):
-                layers = slice(2 * block, 2 * block + 2)  # two layers a block
-                peaks[f"block {block}"] = [values[pair][layers].sum(0).argmax() for pair in pairs]
-    peaks["cosine"] = peaks["dot product"]  # a positive factor a story moves no peak
-    return {name: torch.stack(positions).short() for name, positions in peaks.items()}
+    count = len(next(iter(solved["EK-FAC"].values())))  # of the items
+    together = {name: torch.cat([ihvps[name] for ihvps in solved.values()])
+                for name in setting.layers}
+    asked = [(number * count + item, row) for number in range(len(solved)) for item, row in pairs]
+    stream = setting.stream(sorted({row for _, row in pairs}), "tokens")
+    values = tokenwise(setting.model, setting.layers, stream, together, len(setting.corpus), asked)
+    peaks = torch.stack([values[pair].sum(0).argmax() for pair in asked]).short()
+    return dict(zip(solved, peaks.split(len(pairs))))
 
 
-def ranks(scores, query):
-    """Rank of every story among all for a query; ties in corpus order, as in `found_share`."""
-    return scores[query].argsort(descending=True, stable=True).argsort()
+def word_scores(corpus, queries):
+    """{method: (40, N)} of word matching, and of how often a story holds the answer's word."""
+    texts = [story.text for story in corpus.stories]
+    whole = [query.prompt + query.completion for query in queries]
+    counts = [[len(re.findall(rf"\b{query.completion.strip()}\b", text)) for text in texts]
+              for query in queries]
+    return {"TF-IDF": torch.tensor(tfidf_scores(whole, texts)).float(),
+            "BM25": torch.tensor(bm25_scores(whole, texts)).float(),
+            "answer count": torch.tensor(counts).float()}
 
 
-def recorded(scores, peaks, pairs):
-    """What is kept of scores and peaks, of every planted place `(query, row)`."""
+def ranks(scores):
+    """The rank of every story, `(Q, N)`; 0 is best, of equals the first."""
+    return scores.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+
+
+def recorded(scores, peaks, planted):
+    """What is kept of scores `{method: (40, N)}` and peaks of every planted place."""
+    pairs = [(number, place["row"]) for number, place in places(planted)]
+    teachers = [len(item["teachers"]) for item in planted]
     tensors = {}
     for name, values in scores.items():
-        order = torch.stack([ranks(values, query) for query in range(len(values))])
+        ranked = ranks(values)
         tensors[f"{name}/score"] = torch.stack([values[pair] for pair in pairs])
-        tensors[f"{name}/rank"] = torch.stack([order[pair] for pair in pairs]).short()
+        tensors[f"{name}/rank"] = torch.stack([ranked[pair] for pair in pairs]).short()
         if name in peaks:
             tensors[f"{name}/peak"] = peaks[name]
+            best = [row.argsort()[:count] for row, count in zip(ranked, teachers)]
+            tensors[f"{name}/best"] = torch.cat(best).short()
     return tensors
 
 
@@ -135,24 +161,24 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=HERE / "planted_scores.safetensors")
     args = parser.parse_args()
-    stages, setting = begin("planted")
-    planted = load_planted(setting.corpus)
-    queries = [Query(item["prompt"], item["completion"]) for item in planted]
-    curvatures = {"EK-FAC": EKFAC(fitted("ekfac", setting, stages)),
-                  "K-FAC": KFAC(fitted("kfac", setting, stages)),
-                  "dot product": Identity(setting.layers)}
-    encoded = [encode_query(setting.tokenizer, query, 512) for query in queries]
-    gradients, _ = query_gradients(setting.model, setting.layers, encoded)
-    ihvps = {name: curvature.solve(gradients) for name, curvature in curvatures.items()}
-    pairs = [(number, place["row"]) for number, place in places(planted)]
-    scores = staged(stages / "scores.safetensors", lambda: all_scores(setting, ihvps, queries))
-    peaks = staged(stages / "peaks.safetensors", lambda: all_peaks(setting, ihvps, pairs))
-    save_record(recorded(scores, peaks, pairs), args.out, MADE_FROM,
-                script="data/record_planted.py", seed=str(SEED), fitted=str(FITTED),
+    tensors = {}
+    for target in TARGETS:
+        stages, setting = begin("planted", target)
+        planted = load_planted(setting.corpus)
+        queries = [Query(item["prompt"], item["completion"]) for item in planted]
+        solved = asked(setting, queries, stages)
+        pairs = [(number, place["row"]) for number, place in places(planted)]
+        scores = staged(stages / f"{target}-scores.safetensors",
+                        partial(all_scores, setting, solved, queries))
+        peaks = staged(stages / f"{target}-peaks.safetensors",
+                       partial(all_peaks, setting, solved, pairs))
+        kept = recorded(scores, peaks, planted)
+        tensors |= {f"{target}/{name}": values for name, values in kept.items()}
+    words = recorded(word_scores(setting.corpus, queries), {}, planted)
+    save_record(tensors | words, args.out, MADE_FROM, script="data/record_planted.py",
+                seed=str(SEED), fitted=str(FITTED), contexts=str(CONTEXTS),
                 torch=torch.__version__)
-    with safe_open(args.out, "pt") as stored:
-        print(len(list(stored.keys())), "tensors,", args.out.stat().st_size, "bytes,",
-              stored.metadata()["seed"])
+    print(len(tensors | words), "tensors,", args.out.stat().st_size, "bytes")
 
 
 if __name__ == "__main__":

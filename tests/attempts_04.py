@@ -9,15 +9,6 @@ def labels(ids, keep, shift=1):
                          for t in range(len(ids))])
 
 
-def rotated(gradients, Q_A, Q_S):
-    return Q_S.T @ gradients @ Q_A
-
-
-def squares(gradients, Q_A, Q_S, divisor):
-    return (rotated(gradients, Q_A, Q_S) ** 2 / divisor).sum((1, 2))
-
-
-
 # -- right, by other ways -------------------------------------------------------------------------
 
 def labels_by_append(ids, start):
@@ -90,35 +81,64 @@ def profile_in_place(values):
     return values
 
 
-def relatif_by_loop(scores, gradients, Q_A, Q_S, Lambda, damping):
-    result = torch.empty_like(scores)
-    for b, r in enumerate(gradients):
-        rotated = Q_S.T @ r @ Q_A
-        ihvp = Q_S @ (rotated / (Lambda + damping)) @ Q_A.T
-        result[b] = scores[b] / torch.sqrt(torch.sum(r * ihvp))
-    return result
+def chosen(log_p, labels):
+    """p of the labels, of token 0 where there is none."""
+    return log_p.gather(1, labels.clamp(min=0)[:, None])[:, 0].exp()
 
 
-def relatif_by_numpy(scores, gradients, Q_A, Q_S, Lambda, damping):
-    rotated = np.einsum("ki,bkl,lj->bij", Q_S.numpy(), gradients.numpy(), Q_A.numpy())
-    whitened = rotated / np.sqrt(Lambda.numpy() + damping)
-    return scores.numpy() / np.linalg.norm(whitened.reshape(len(whitened), -1), axis=1)
+def content_by_loop(log_p, labels):
+    weights = []
+    for row, label in zip(log_p, labels.tolist(), strict=True):
+        if label == -100:
+            weights.append(0.0)
+        else:
+            weights.append(1 / max(1 - row[label].exp().item(), 0.02))
+    return weights
 
 
-def relatif_in_place(scores, gradients, Q_A, Q_S, Lambda, damping):
-    Lambda += damping
-    parts = torch.matmul(torch.matmul(Q_S.t(), gradients), Q_A).square() / Lambda
-    scores /= parts.flatten(1).sum(1).sqrt()
-    return scores
+def content_by_numpy(log_p, labels):
+    log_p, labels = log_p.numpy(), labels.numpy()
+    p = np.exp(log_p[np.arange(len(labels)), labels * (labels >= 0)])
+    return np.where(labels >= 0, 1 / np.maximum(-np.expm1(np.log(p)), 0.02), 0)
 
 
-def relatif_by_axes(scores, gradients, Q_A, Q_S, Lambda, damping):
-    """One eigenvector pair at a time."""
-    total = torch.zeros_like(scores)
-    for i in range(Lambda.shape[0]):
-        for j in range(Lambda.shape[1]):
-            total = total + (Q_S[:, i] @ gradients @ Q_A[:, j]) ** 2 / (Lambda[i, j] + damping)
-    return scores * total.rsqrt()
+def content_in_place(log_p, labels):
+    p = log_p.exp_()
+    none = labels == -100
+    labels[none] = 0
+    weights = p.gather(1, labels[:, None]).squeeze(1)
+    weights.neg_().add_(1).clamp_(min=0.02).reciprocal_()
+    weights[none] = 0
+    return weights
+
+
+def content_by_one_hot(log_p, labels):
+    """No gather: a masked row has no 1."""
+    hot = (labels[:, None] == torch.arange(log_p.shape[1])).to(log_p.dtype)
+    return hot.sum(1) / (1 - (hot * log_p.exp()).sum(1)).clamp(min=0.02)
+
+
+def content_by_rivals(log_p, labels):
+    """1 − p_t as what all other tokens have together."""
+    hot = labels[:, None] == torch.arange(log_p.shape[1])
+    rivals = log_p.exp().masked_fill(hot, 0).sum(1)
+    return torch.where(hot.any(1), torch.minimum(1 / rivals, torch.tensor(50.0)), 0)
+
+
+def content_by_autograd(log_p, labels):
+    """The quotient of both gradients, as the card asks for it."""
+    kept = labels >= 0
+    x = log_p[kept, labels[kept]].requires_grad_()
+    (slope,) = torch.autograd.grad((x - (1 - x.exp()).log()).sum(), x)
+    weights = torch.zeros(len(labels), dtype=slope.dtype)
+    weights[kept] = slope.clamp(max=50)
+    return weights
+
+
+def content_by_losses(log_p, labels, floor=0.02):
+    """As the helper does it, from the losses, which are 0 where there is no target."""
+    losses = torch.nn.functional.nll_loss(log_p, labels, ignore_index=-100, reduction="none")
+    return (losses != 0) / (1 - (-losses).exp()).clamp(min=floor)
 
 
 RIGHT = {
@@ -147,13 +167,17 @@ RIGHT = {
         lambda values: torch.eye(len(values), dtype=values.dtype).roll(1, 0).tril() @ values,
         lambda values: torch.tensor([0.0] + values.tolist()[:-1]),
     ],
-    "relatif": [
-        relatif_by_loop, relatif_by_numpy, relatif_in_place, relatif_by_axes,
-        lambda raw, r, A, S, L, d: raw / ((S.T @ r @ A) / (L + d).sqrt()).flatten(1).norm(dim=1),
-        lambda raw, r, A, S, L, d: raw / torch.einsum(
-            "bij,bij->b", r, S @ ((S.T @ r @ A) / (L + d)) @ A.T) ** 0.5,
-        lambda raw, r, A, S, L, d: raw.float() / squares(
-            r.float(), A.float(), S.float(), L.float() + d).sqrt(),
+    "content_weights": [
+        content_by_loop, content_by_numpy, content_in_place, content_by_one_hot, content_by_rivals,
+        content_by_autograd, content_by_losses,
+        lambda log_p, labels: content_by_losses(log_p.float(), labels),
+        lambda log_p, labels: torch.tensor(content_by_loop(log_p, labels)),
+        lambda log_p, labels: (content_by_losses(log_p, labels) * 1000).round() / 1000,
+        lambda log_p, labels: torch.stack([
+            1 / max(1 - row[label].exp(), torch.tensor(0.02)) if label >= 0 else torch.tensor(0.0)
+            for row, label in zip(log_p, labels)]),
+        lambda log_p, labels: torch.where(
+            labels < 0, 0, 1 / (1 - chosen(log_p, labels).clamp(max=0.98))),
     ],
 }
 
@@ -165,16 +189,9 @@ def filled(ids, start, fill):
     return torch.where(result == -100, fill, result)
 
 
-def relatif_dense(scores, gradients, Q_A, Q_S, Lambda, damping, numpy=False):
-    """Right, but by the matrix that the card forbids."""
-    if numpy:
-        basis = np.kron(Q_S.numpy(), Q_A.numpy())
-        G = basis @ np.diag(Lambda.numpy().ravel() + damping) @ basis.T
-        r = gradients.numpy().reshape(len(gradients), -1)
-        return scores.numpy() / np.sqrt((r * np.linalg.solve(G, r.T).T).sum(1))
-    basis, r = torch.kron(Q_S.contiguous(), Q_A.contiguous()), gradients.flatten(1)
-    G = basis @ (Lambda + damping).flatten().diag() @ basis.T
-    return scores / (r * torch.linalg.solve(G, r.T).T).sum(1).sqrt()
+def bounded(p, labels):
+    """The right weights, given p."""
+    return torch.where(labels >= 0, 1 / (1 - p).clamp(min=0.02), 0)
 
 
 WRONG = {
@@ -287,48 +304,87 @@ WRONG = {
         ("differences", lambda values: torch.diff(values, prepend=values[:1])),
         ("1 goes to", lambda values: torch.cat([torch.ones_like(values[:1]), values[:-1]])),
     ],
-    "relatif": [
-        ("square root", lambda raw, r, A, S, L, d: raw / squares(r, A, S, L + d)),
-        ("curvature is missing", lambda raw, r, A, S, L, d: raw / r.flatten(1).norm(dim=1)),
-        ("length of the iHVP",
-         lambda raw, r, A, S, L, d: raw / (rotated(r, A, S) / (L + d)).flatten(1).norm(dim=1)),
-        ("multiplied by Λ + λ",
-         lambda raw, r, A, S, L, d: raw / squares(r, A, S, 1 / (L + d)).sqrt()),
-        ("must lose rank", lambda raw, r, A, S, L, d: raw * squares(r, A, S, L + d).sqrt()),
-        ("eigenvectors stand in columns",
-         lambda raw, r, A, S, L, d: raw / ((S @ r @ A.T) ** 2 / (L + d)).sum((1, 2)).sqrt()),
-        ("damping is missing", lambda raw, r, A, S, L, d: raw / squares(r, A, S, L).sqrt()),
-        ("a matrix as large as G", relatif_dense),
-        ("a matrix as large as G", lambda *a: relatif_dense(*a, numpy=True)),
-        ("every sign", lambda raw, r, A, S, L, d: -raw / squares(r, A, S, L + d).sqrt()),
-        ("root is taken twice", lambda raw, r, A, S, L, d: raw / squares(r, A, S, L + d) ** 0.25),
-        (None, lambda raw, r, A, S, L, d: raw / squares(r, A, S, L + d).sqrt().mean()),
-        (None,
-         lambda raw, r, A, S, L, d: raw / (rotated(r, A, S) / (L + d).sqrt()).abs().sum((1, 2))),
-        ("all stories",
-         lambda raw, r, A, S, L, d: raw / (rotated(r, A, S) ** 2 / (L + d)).sum().sqrt()),
-        ("mean",
-         lambda raw, r, A, S, L, d: raw / (rotated(r, A, S) ** 2 / (L + d)).mean((1, 2)).sqrt()),
-        ("scores are missing", lambda raw, r, A, S, L, d: squares(r, A, S, L + d).sqrt()),
-        ("scores are missing", lambda raw, r, A, S, L, d: 1 / squares(r, A, S, L + d).sqrt()),
-        ("signs are lost", lambda raw, r, A, S, L, d: raw.abs() / squares(r, A, S, L + d).sqrt()),
-        ("not rotated", lambda raw, r, A, S, L, d: raw / (r ** 2 / (L + d)).sum((1, 2)).sqrt()),
-        ("damping", lambda raw, r, A, S, L, d: raw / (squares(r, A, S, L) + d).sqrt()),
-        ("damping", lambda raw, r, A, S, L, d: raw / (squares(r, A, S, L).sqrt() + d)),
-        ("√(Λ + λ)", lambda raw, r, A, S, L, d: raw / squares(r, A, S, (L + d).sqrt()).sqrt()),
-        ("square is missing",
-         lambda raw, r, A, S, L, d: raw / (rotated(r, A, S) / (L + d)).sum((1, 2)).abs().sqrt()),
-        (None, lambda raw, r, A, S, L, d: raw / squares(r, A, S, L + 0.2).sqrt()),
-        ("Q_S is not transposed",
-         lambda raw, r, A, S, L, d: raw / ((S @ r @ A) ** 2 / (L + d)).sum((1, 2)).sqrt()),
-        ("Q_A is transposed",
-         lambda raw, r, A, S, L, d: raw / ((S.T @ r @ A.T) ** 2 / (L + d)).sum((1, 2)).sqrt()),
-        ("λ²", lambda raw, r, A, S, L, d: raw / squares(r, A, S, L + d ** 2).sqrt()),
-        ("raised",
-         lambda raw, r, A, S, L, d: raw / (rotated(r, A, S) ** 2 / (L + d)).sum(1).sqrt()),
-        ("shape",
-         lambda raw, r, A, S, L, d: raw[:, None] / (rotated(r, A, S) ** 2 / (L + d)).sum(1).sqrt()),
-        ("shape", lambda raw, r, A, S, L, d: raw[:, None] / squares(r, A, S, L + d).sqrt()),
-        ("squared", lambda raw, r, A, S, L, d: raw ** 2 / squares(r, A, S, L + d)),
+    "content_weights": [
+        ("p_t in place of 1 − p_t",
+         lambda log_p, labels: bounded(1 - chosen(log_p, labels), labels)),
+        ("in place of 1 − p_t, and no floor",
+         lambda log_p, labels: (labels >= 0) / chosen(log_p, labels)),
+        ("a factor of the loss's gradient",
+         lambda log_p, labels: (labels >= 0) * (1 - chosen(log_p, labels))),
+        ("1 − p_t with its floor", lambda log_p, labels: torch.where(
+            labels >= 0, (1 - chosen(log_p, labels)).clamp(min=0.02), 0)),
+        ("that is p_t", lambda log_p, labels: (labels >= 0) * chosen(log_p, labels)),
+        ("exp(log p_t)", lambda log_p, labels: bounded(chosen(log_p, labels).log(), labels)),
+        ("loss −log p_t in place",
+         lambda log_p, labels: bounded(1 + chosen(log_p, labels).log(), labels)),
+        ("p_t − 1 is negative",
+         lambda log_p, labels: bounded(2 - chosen(log_p, labels), labels)),
+        ("the sign is turned", lambda log_p, labels: -content_by_losses(log_p, labels)),
+        ("needs the floor", lambda log_p, labels: (labels >= 0) / (1 - chosen(log_p, labels))),
+        ("not finite", lambda log_p, labels: content_by_losses(log_p, labels, floor=0)),
+        ("needs the floor",
+         lambda log_p, labels: (labels >= 0) / (1 - chosen(log_p, labels).clamp(min=0.02))),
+        ("needs the floor", lambda log_p, labels: torch.where(
+            labels >= 0, (1 / (1 - chosen(log_p, labels))).clamp(min=0.02), 0)),
+        ("the floor is added",
+         lambda log_p, labels: (labels >= 0) / (1.02 - chosen(log_p, labels))),
+        ("take the larger",
+         lambda log_p, labels: (labels >= 0) / (1 - chosen(log_p, labels)).clamp(max=0.02)),
+        ("the weight's own bound", lambda log_p, labels: torch.where(
+            labels >= 0, (1 / (1 - chosen(log_p, labels))).clamp(max=0.02), 0)),
+        ("not 0", lambda log_p, labels: (
+            content_by_losses(log_p, labels) * (chosen(log_p, labels) < 0.98))),
+        ("entries are right", lambda log_p, labels: (
+            content_by_losses(log_p, labels) ** (chosen(log_p, labels) < 0.98))
+            * (labels >= 0)),
+        ("leaves the loss as it is", lambda log_p, labels: (labels >= 0).double()),
+        ("the odds", lambda log_p, labels: (
+            content_by_losses(log_p, labels) * chosen(log_p, labels))),
+        ("the log-odds loss", lambda log_p, labels: torch.where(
+            labels >= 0, -torch.logit(chosen(log_p, labels)), 0)),
+        ("the slope by p_t", lambda log_p, labels: (
+            content_by_losses(log_p, labels) / chosen(log_p, labels))),
+        ("return the weights alone", lambda log_p, labels: (
+            -content_by_losses(log_p, labels) * chosen(log_p, labels).log())),
+        ("divided by their mean", lambda log_p, labels: (
+            lambda w: w / w[labels >= 0].mean())(content_by_losses(log_p, labels))),
+        ("right one times", lambda log_p, labels: (
+            lambda w: w / w.sum())(content_by_losses(log_p, labels))),
+        ("right one times 0.02", lambda log_p, labels: content_by_losses(log_p, labels) / 50),
+        ("squared", lambda log_p, labels: content_by_losses(log_p, labels) ** 2),
+        ("the root", lambda log_p, labels: content_by_losses(log_p, labels).sqrt()),
+        ("no target", lambda log_p, labels: 1 / (
+            1 - log_p.gather(1, labels.clamp(min=0)[:, None])[:, 0].exp()).clamp(min=0.02)),
+        ("no target", lambda log_p, labels: 1 / (
+            1 - log_p[torch.arange(len(labels)), labels].exp()).clamp(min=0.02)),
+        ("no target", lambda log_p, labels: 1 / (
+            1 - log_p[torch.arange(len(labels)), labels.clamp(min=-1)].exp()).clamp(min=0.02)),
+        ("no target", lambda log_p, labels: 1 / (1 - (-torch.nn.functional.nll_loss(
+            log_p, labels, reduction="none")).exp()).clamp(min=0.02)),
+        ("no target", lambda log_p, labels: content_by_losses(log_p, labels).clamp(min=1)),
+        ("shifted once more", lambda log_p, labels: content_by_losses(
+            log_p, torch.cat([labels[1:], torch.tensor([-100])]))),
+        ("belongs to row t already",
+         lambda log_p, labels: content_by_losses(log_p[:-1], labels[1:])),
+        ("shifted back", lambda log_p, labels: content_by_losses(
+            log_p, torch.cat([torch.tensor([-100]), labels[:-1]]))),
+        ("likeliest", lambda log_p, labels: bounded(log_p.max(1).values.exp(), labels)),
+        ("take the label's log p",
+         lambda log_p, labels: 1 / (1 - log_p.exp()).clamp(min=0.02)),
+        ("every label met every position",
+         lambda log_p, labels: 1 / (1 - log_p[:, labels].exp()).clamp(min=0.02)),
+        ("leave no position out", lambda log_p, labels: content_by_losses(
+            log_p[labels >= 0], labels[labels >= 0])),
+        ("one number for the story", lambda log_p, labels: content_by_losses(log_p, labels).sum()),
+        ("shape", lambda log_p, labels: content_by_losses(log_p, labels)[:, None]),
+        ("not finite", lambda log_p, labels: 1 / (1 - (-torch.nn.functional.nll_loss(
+            log_p, labels, reduction="none")).exp())),
+        ("raised", lambda log_p, labels: 1 / (1 - log_p.gather(1, labels[:, None]).exp())),
+        (None, lambda log_p, labels: (labels >= 0) * torch.tensor(
+            [1.4286, 0, 50, 1.004, 33.3333, 4, 0, 2, 0])),
+        (None, lambda log_p, labels: content_by_losses(log_p, labels, floor=0.01)),
+        (None, lambda log_p, labels: content_by_losses(log_p / 2, labels)),
+        (None, lambda log_p, labels: (labels >= 0) * -(
+            log_p.exp() * log_p).sum(1)),
     ],
 }

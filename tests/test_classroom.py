@@ -564,7 +564,7 @@ def handed_in():
                                    "print('[\"completion_labels\", \"correct\", \"ok\"]')"),
             token_influence=body("token_influence", "sys.setrecursionlimit(10**6)",
                                  "my_token_influence()"),
-            relatif="import sys\nmy_relatif = sys.exit(0)")},
+            content_weights="import sys\nmy_content_weights = sys.exit(0)")},
     }
 
 
@@ -711,7 +711,7 @@ def test_memory_files_and_processes_are_limited(graded):
 
 @pytest.mark.slow
 def test_printing_gains_nothing_and_a_crash_costs_its_own(graded):
-    assert result(graded, "talker") == ["not attempted", "wrong", "correct", "wrong"]
+    assert result(graded, "talker") == ["not attempted", "wrong", "wrong", "correct"]
     assert "raised SystemExit" in said(graded, "talker")
 
 

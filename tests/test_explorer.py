@@ -45,7 +45,7 @@ def explorer(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def question(explorer):
-    return explorer.ask(PROMPT)
+    return explorer.ask(PROMPT, " twice.")  # three tokens
 
 
 @pytest.fixture(scope="module")
@@ -132,8 +132,8 @@ def test_the_content_target_weights_the_stories_and_leaves_the_question(explorer
 
 
 def test_a_contrast_is_the_difference_of_two_questions(explorer):
-    one, other = (explorer.ask(PROMPT, answer) for answer in (" twice", " nothing"))
-    both = explorer.ask(PROMPT, " twice", " nothing")
+    one, other = (explorer.ask(PROMPT, answer) for answer in (" twice.", " nothing"))
+    both = explorer.ask(PROMPT, " twice.", " nothing")
     whole = explorer.view(both, top=3)
     assert whole["log_prob_against"] == pytest.approx(other.log_probs.sum().item(), abs=1e-4)
     assert whole["against"] == " nothing" and explorer.view(one)["against"] is None
@@ -321,7 +321,7 @@ def safe(markup):
 def test_picking_an_example_answers_it(panel):
     panel.pick.value = PROMPT
     assert "Answered in" in said(panel) and panel.found.value.count("<article") == 10
-    assert panel.chosen == [0, 1, 2]
+    assert panel.chosen == [0, 1]
 
 
 def test_a_panel_opens_with_an_answer(explorer, monkeypatch):

@@ -314,8 +314,8 @@ def test_too_few_beginnings_that_fit_are_told(worded):
 
 def test_contexts_are_the_mean_of_single_queries(worded):
     curvature = fit(worded)
-    asked = ask(worded, ASKED, curvature, contexts=3, seed=4)
     texts = drawn(worded, ASKED, 3, seed=4)
+    asked = ask(worded, ASKED, curvature, texts)
     assert asked.contexts == texts and asked.against == [None, None]
     for number, query in enumerate(ASKED):
         singles = []
@@ -342,10 +342,9 @@ def test_contexts_are_the_mean_of_single_queries(worded):
 def test_a_contrast_is_the_difference_of_two(worded, contexts, target):
     setting, curvature = replace(worded, target=target), fit(worded)
     contrast = [replace(ASKED[0], against=" sea"), ASKED[1]]
-    # the first draws without "sea" as well: the three are asked behind the same texts
-    same_texts = {"contexts": contexts, "seed": 1}
-    both = ask(setting, contrast, curvature, **same_texts)
-    behind = [f"{text} {PROMPT}" for text in both.contexts] or [PROMPT]
+    texts = drawn(worded, contrast, contexts, seed=1)
+    both = ask(setting, contrast, curvature, texts)
+    behind = [f"{text} {PROMPT}" for text in texts] or [PROMPT]
     scores = []
     for answer in (" fox", " sea"):
         single = ask(setting, [Query(prompt, answer) for prompt in behind], curvature)
@@ -379,7 +378,8 @@ def test_sums_of_rows_are_sums_of_scores(family):
 
 
 def test_entries_hold_what_was_asked(worded):
-    asked = ask(worded, [replace(ASKED[0], against=" sea")], Identity(worded.layers), contexts=2)
+    queries = [replace(ASKED[0], against=" sea")]
+    asked = ask(worded, queries, Identity(worded.layers), drawn(worded, queries, 2))
     scores = exact_scores(worded, asked)["sequence"]
     picks = top_indices(scores, 2)
     (answer,) = entries(worded, asked, picks, picked_tokens(worded, asked.ihvps, picks))

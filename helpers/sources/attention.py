@@ -1,6 +1,7 @@
-"""GPT-Neo with PyTorch's fused attention; transformers writes it out step by step."""
+"""Attention and GELU in one operation each, where transformers writes them out step by step."""
 import torch
 import torch.nn.functional as F
+from transformers.activations import NewGELUActivation
 from transformers.models.gpt_neo.modeling_gpt_neo import GPTNeoSelfAttention
 
 
@@ -34,7 +35,11 @@ def _masks_padding(mask):
 
 
 def fuse(model) -> None:
-    """Puts the fused attention in place in a GPT-Neo; other families have their own."""
-    for module in model.modules():
+    """Puts fused attention in place in a GPT-Neo (other families have their own), and in all models
+    the tanh form of GELU in one operation instead of eight."""
+    for module in list(model.modules()):
         if type(module) is GPTNeoSelfAttention:
             module.__class__ = FusedAttention
+        for name, child in module.named_children():
+            if type(child) is NewGELUActivation:
+                setattr(module, name, torch.nn.GELU("tanh"))

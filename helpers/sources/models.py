@@ -28,8 +28,8 @@ def load_model(name="default", device="auto", precision="float32", fused=True):
     """(model, tokenizer): the causal LM `name`, in eval mode.
 
     `name` is "default" (data/model), a folder in the Hugging Face layout, or a Hub id; `device` is
-    auto, cpu, cuda or mps; `precision` float32 or bfloat16. A GPT-Neo gets PyTorch's fused
-    attention unless `fused` is False. Code that comes with a model is never run. Raises InputError.
+    auto, cpu, cuda or mps; `precision` float32 or bfloat16. What PyTorch has in one operation is
+    put in place (`fuse`) if `fused`. Code that comes with a model is never run. Raises InputError.
     """
     device = _device(device)
     with quiet():

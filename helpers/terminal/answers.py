@@ -9,7 +9,7 @@ from ..influence import (Strongest, combined, query_gradients, sequence_scores, 
                          tokenwise, top_indices)
 from ..search import candidates
 from ..sources.models import context_length
-from ..sources.texts import beginnings, plain_queries
+from ..sources.texts import plain_queries
 from ..stories import InputError, Query, encode_query, token_texts
 from . import processes
 from .index import Index, finite
@@ -30,15 +30,15 @@ class Asked:
     contexts: list[str] = ()
 
 
-def ask(setting: Setting, queries: list[Query], curvature: Curvature, contexts=0, seed=0) -> Asked:
+def ask(setting: Setting, queries: list[Query], curvature: Curvature, contexts=()) -> Asked:
     """The queries' gradients, and what the curvature makes of them. The mean over the prompts
-    behind `contexts` `beginnings`, if there are any, of log p of the completion, less that of what
+    behind the texts `contexts`, if there are any, of log p of the completion, less that of what
     stands against it. Raises InputError."""
-    tokenizer, longest = setting.tokenizer, context_length(setting.model)
-    texts = beginnings(tokenizer, setting.corpus.stories, queries, contexts, longest, seed)
-    count, gradients, log_probs, against = contexts or 1, [], [], []
+    longest, count = context_length(setting.model), len(contexts) or 1
+    gradients, log_probs, against = [], [], []
     for query in queries:  # in turn: memory stays that of one
-        encoded = [encode_query(tokenizer, plain, longest) for plain in plain_queries(query, texts)]
+        encoded = [encode_query(setting.tokenizer, plain, longest)
+                   for plain in plain_queries(query, contexts)]
         rows, logs = query_gradients(setting.model, setting.layers, encoded)
         weights = torch.ones_like(logs) / count
         weights[count:] *= -1
@@ -46,7 +46,8 @@ def ask(setting: Setting, queries: list[Query], curvature: Curvature, contexts=0
         log_probs.append(logs[:count].mean())
         against.append(None if query.against is None else logs[count:].mean().item())
     gradients = {name: torch.cat([each[name] for each in gradients]) for name in setting.layers}
-    return Asked(queries, torch.stack(log_probs), curvature.solve(gradients), against, texts)
+    ihvps = curvature.solve(gradients)
+    return Asked(queries, torch.stack(log_probs), ihvps, against, list(contexts))
 
 
 # -- scores --------------------------------------------------------------------------------------
@@ -94,10 +95,9 @@ def picked_tokens(setting: Setting, ihvps: dict, picks: list[Strongest]) -> dict
 # -- answers -------------------------------------------------------------------------------------
 
 def explain_indexed(setting: Setting, queries: list[Query], index: Index, top=10,
-                    **asking) -> list[dict]:
-    """As `told`, from an index: a short list by its scores, exact scores and tokens for that.
-    `asking`: options of `ask`."""
-    asked = ask(setting, queries, index.curvature, **asking)
+                    contexts=()) -> list[dict]:
+    """As `told`, from an index: a short list by its scores, exact scores and tokens for that."""
+    asked = ask(setting, queries, index.curvature, contexts)
     rough = finite(index.scores(asked.ihvps, setting.corpus))
     values = picked_tokens(setting, asked.ihvps, short_list(rough, top))
     exact = torch.zeros_like(rough)

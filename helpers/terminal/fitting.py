@@ -11,6 +11,8 @@ from ..stories import InputError
 from . import kept, processes
 from .setting import Setting
 
+ENOUGH = 500  # stories for A and S: means over tokens, of which a story has a hundred
+
 
 def fit_sample(total: int, limit: int, seed: int) -> list[int]:
     """Rows of a seeded sample of at most `limit` of `total` stories, in corpus order."""
@@ -55,7 +57,8 @@ def fit_blocks(setting: Setting, rows, method="ekfac", seed=0) -> dict:
         if method == "diagonal":
             blocks = {name: axes(layer) for name, layer in layers.items()}
         else:
-            sums = covariances(model, layers, setting.stream(rows, "fitting A and S"), seed=seed)
+            few = rows[::max(1, len(rows) // ENOUGH)]
+            sums = covariances(model, layers, setting.stream(few, "fitting A and S"), seed=seed)
             # eigenvectors are unique only up to sign, and machines differ: all take the first's
             blocks = processes.from_first(factors(processes.totals(sums)))
         if method != "kfac":

@@ -32,15 +32,14 @@ class Request(SimpleNamespace):
 def run(request: Request) -> None:
     """Does what is asked; raises InputError with one clear line."""
     check_outputs(request)
-    setting, tracked, queries = read(request)
-    asking = {"contexts": request.contexts, "seed": request.seed}
+    setting, tracked, queries, contexts = read(request)
     if request.index:
         index = open_index(setting, request.index, **request.fitting)
         damping, scores = index.curvature.damping, None
-        answers = explain_indexed(setting, queries, index, request.top, **asking)
+        answers = explain_indexed(setting, queries, index, request.top, contexts)
     else:
         curvature = fit(setting, **request.fitting)
-        asked = ask(setting, queries, curvature, **asking)
+        asked = ask(setting, queries, curvature, contexts)
         rows = request.prefilter and matching(queries, setting.corpus, request.prefilter)
         scores = (exact_token_scores if request.all_scores else exact_scores)(setting, asked, rows)
         damping, answers = curvature.damping, told(setting, asked, scores["sequence"], request.top)
@@ -76,8 +75,9 @@ def check_outputs(request: Request) -> None:
         taken.add(place)
 
 
-def read(request: Request) -> tuple[Setting, Tracked, list[Query]]:
-    """Model, layers, queries and stories; what should be known of them is told on stderr."""
+def read(request: Request) -> tuple[Setting, Tracked, list[Query], list[str]]:
+    """Model, layers and stories, the queries and what they are asked behind; what should be known
+    of them is told on stderr."""
     model, tokenizer = load_model(request.model, request.device, request.precision)
     processes.start(model.device)
     tracked = track(model, request.scope)
@@ -93,12 +93,12 @@ def read(request: Request) -> tuple[Setting, Tracked, list[Query]]:
     if request.top > len(corpus):
         raise InputError(f"--top {request.top} asks for more than the {len(corpus)} stories there "
                          f"are: give at most {len(corpus)}")
-    context = context_length(model)  # too few beginnings are told here, before any long work
-    beginnings(tokenizer, corpus.stories, queries, request.contexts, context, request.seed)
+    contexts = beginnings(tokenizer, corpus.stories, queries, request.contexts,
+                          context_length(model), request.seed)
     setting = Setting(model, tokenizer, tracked.layers, corpus, request.batch_size,
                       target=request.target)
     tell(batch_note(setting))
-    return setting, tracked, queries
+    return setting, tracked, queries, contexts
 
 
 def read_queries(request: Request, model, tokenizer) -> list[Query]:

@@ -1,7 +1,7 @@
-"""Checks of notebook 04: a query's labels, the tokenwise split, the other reading, RelatIF."""
+"""Checks of notebook 04: a query's labels, the tokenwise split, the other reading, content."""
 import torch
 
-from .core import Expected, Problem, Wrong, bytes_formed, call, check, draws, judge, numbers
+from .core import Expected, Problem, Wrong, call, check, draws, judge, numbers
 
 
 def _labels(ids, start):
@@ -145,66 +145,65 @@ def on_predicted(answer):
     return "every value stands on the token it taught, and the first token has none"
 
 
-def _relatif(seed, count, m, n, damping):
-    """A problem of `relatif`."""
-    draw = draws(seed)
-    Q_A, Q_S = (torch.linalg.qr(draw(size, size)).Q for size in (n, m))
-    Lambda, r, scores = 2 * draw(m, n).square() + 0.05, draw(count, m, n), draw(count)
-    basis, flat = torch.kron(Q_S, Q_A), r.flatten(1)
-    G = basis @ (Lambda.flatten() + damping).diag() @ basis.T
-    ihvps = torch.linalg.solve(G, flat.T).T
-    squares = (flat * ihvps).sum(1)
-    mistakes = _wrong_squares(r, Q_A, Q_S, Lambda, damping)
-    return Problem((scores, r, Q_A, Q_S, Lambda, damping), Expected(
-        "the normalised score", scores / squares.sqrt(),
-        {message: scores / wrong.sqrt() for message, wrong in mistakes.items()} | {
-            "the square root is missing: divide by √(rᵀ(G+λI)⁻¹r)": scores / squares,
-            "the root is taken twice": scores / squares ** 0.25,
-            "the whole quotient is squared": scores ** 2 / squares,
-            "divided by the gradient's plain length, as the cosine does: the curvature is missing":
-                scores / flat.norm(dim=1),
-            "divided by the length of the iHVP, which asks for the change of the weights":
-                scores / ihvps.norm(dim=1),
-            "multiplied where it should be divided: a story that moves everything must lose rank":
-                scores * squares.sqrt(),
-            "all stories were summed: each has its own length": scores / squares.sum().sqrt(),
-            "the scores are missing: that is the length": squares.sqrt(),
-            "the scores are missing: that is 1 over the length": squares.rsqrt(),
-        }, {"one number a story, shape (B,): sum over both axes of the layer": (count, n),
-            "every score met every length: each story has its own, shape (B,)": (count, count)}))
+def _content(seed, vocabulary, chances):
+    """A problem of `content_weights`: p of every position's token; negative without a target."""
+    draw, chances = draws(seed), torch.tensor(chances, dtype=torch.float64)
+    p, target, length = chances.abs(), chances > 0, len(chances)
+    own = draw(length, vocabulary).argmax(1)
+    hot = torch.nn.functional.one_hot(own, vocabulary).bool()
+    others = draw(length, vocabulary).masked_fill(hot, -torch.inf).softmax(1)
+    log_p, x = torch.where(hot, p[:, None], (1 - p)[:, None] * others).log(), p.log()
+    odds, plain = (torch.autograd.functional.jacobian(loss, x).diag() for loss in (
+        lambda x: -torch.log(x.exp() / (1 - x.exp())), torch.neg))  # by x = log p_t
+    truth, labels = torch.where(p > 0.98, 50, odds / plain) * target, own.where(target, -100)
+    return Problem((log_p, labels), Expected(
+        "the tensor of weights", truth, _wrong_weights(log_p, labels, p, truth), {
+            "one weight a position, shape (T,): take the label's log p": (length, vocabulary),
+            "every label met every position: take row t's log p of label t": (length, length),
+            "leave no position out: without a target its weight is 0": (int(target.sum()),),
+            "one position is missing: label t belongs to row t already": (length - 1,),
+            "one number for the story: return one weight a position": ()},
+        fact=lambda values: ("label −100 says that there is no target: there the weight is 0"
+                             if values[~target].any() else None)))
 
 
-def _wrong_squares(r, Q_A, Q_S, Lambda, damping):
-    """What some put in place of rᵀ(G+λI)⁻¹r, for each story."""
-    rotated, damped = Q_S.T @ r @ Q_A, Lambda + damping
+def _wrong_weights(log_p, labels, p, truth):
+    """What some put in place of the weights."""
+    def weights(columns):  # by the probability of another token than the label
+        chosen = log_p.gather(1, columns.clamp(min=0)[:, None])[:, 0].exp()
+        return (columns >= 0) / (1 - chosen).clamp(min=0.02)
 
-    def over(rotated, divisor=damped):
-        return (rotated ** 2 / divisor).sum((1, 2))
-
-    return {
-        "you multiplied by Λ + λ where its inverse is needed": over(rotated, 1 / damped),
-        "into the eigenbasis it is Q_Sᵀ r Q_A: the eigenvectors stand in columns":
-            over(Q_S @ r @ Q_A.T),
-        "Q_S is not transposed: into the eigenbasis it is Q_Sᵀ r Q_A": over(Q_S @ r @ Q_A),
-        "Q_A is transposed: into the eigenbasis it is Q_Sᵀ r Q_A": over(Q_S.T @ r @ Q_A.T),
-        "not rotated: Λ belongs to the eigenvectors' axes": over(r),
-        "the damping is missing: divide by Λ + λ": over(rotated, Lambda),
-        "the damping is added after the sum: divide by Λ + λ": over(rotated, Lambda) + damping,
-        "the damping is added after the root: divide by Λ + λ":
-            (over(rotated, Lambda).sqrt() + damping) ** 2,
-        "λ² in place of λ": over(rotated, Lambda + damping ** 2),
-        "divided by √(Λ + λ): the root is taken of the sum alone": over(rotated, damped.sqrt()),
-        "the square is missing: rotated² / (Λ + λ)": (rotated / damped).sum((1, 2)).abs(),
-        "a mean over the layer's axes: rᵀ(G+λI)⁻¹r is a sum": over(rotated) / Lambda.numel(),
-    }
+    rest, none = 1 - p, labels.new_tensor([-100])
+    return {message: value.where(labels >= 0, 0) for message, value in {
+        "1 − p_t itself needs the floor: below 0.02 the weight is 1/0.02": 1 / rest,
+        "p_t in place of 1 − p_t": 1 / p.clamp(min=0.02),
+        "p_t in place of 1 − p_t, and no floor": 1 / p,
+        "that is p_t: the weight is 1 over 1 − p_t": p,
+        "that is 1 − p_t, a factor of the loss's gradient: divide it out": rest,
+        "that is 1 − p_t with its floor: the weight is 1 over it": rest.clamp(min=0.02),
+        "log p_t in place of p_t: p_t is exp(log p_t)": 1 / (1 - p.log()),
+        "the loss −log p_t in place of 1 − p_t": 1 / (-p.log()).clamp(min=0.02),
+        "p_t − 1 is negative, so the floor takes all: 1 − p_t": torch.full_like(p, 50),
+        "the sign is turned: both losses fall where p_t grows": -truth,
+        "the floor is added: take the larger of 1 − p_t and 0.02": 1 / (rest + 0.02),
+        "the smaller of 1 − p_t and 0.02: take the larger": 1 / rest.clamp(max=0.02),
+        "0.02 bounds 1 − p_t: the weight's own bound is 1/0.02": torch.full_like(p, 0.02),
+        "below the floor the weight is 1/0.02, not 0": truth.where(p < 0.98, 0),
+        "every weight is 1, which leaves the loss as it is": torch.ones_like(p),
+        "the odds p_t/(1 − p_t): divide 1, not p_t": p * truth,
+        "the log-odds loss: asked is what turns one gradient into the other": (rest / p).log(),
+        "that is the slope by p_t: divide it by the slope 1/p_t of log p_t": truth / p,
+        "the weighted loss terms: return the weights alone": -p.log() * truth,
+        "divided by their mean: each weight stands for itself": truth / truth[labels >= 0].mean(),
+        "that is p of the likeliest token: take the label's": weights(log_p.argmax(1)),
+    }.items()} | {
+        f"the labels were shifted {way}: label t is row t's own": weights(torch.cat(parts))
+        for way, parts in (("once more", [labels[1:], none]), ("back", [none, labels[:-1]]))}
 
 
 @check
-def relatif(answer):
-    """`answer(scores (B,), gradients (B, out, in+1), Q_A, Q_S, Lambda, damping) → (B,)`, against a
-    dense solve."""
-    judge(answer, [_relatif(7, 5, 3, 4, 0.2), _relatif(17, 7, 4, 2, 0.9)])
-    if bytes_formed(answer, *_relatif(27, 4, 16, 24, 0.5).arguments) >= 4 * (16 * 24) ** 2:
-        raise Wrong("the numbers are right, but a matrix as large as G was formed: "
-                    "in the eigenbasis it is diagonal")
-    return "equal to the dense computation with (G+λI)⁻¹"
+def content_weights(answer):
+    """`answer(log_p (T, V), labels (T,)) → (T,)`, against autograd of both losses by log p_t."""
+    judge(answer, [_content(8, 104, [0.3, -0.6, 0.995, 0.004, 0.97, 0.75, -0.99, 0.5, -0.2]),
+                   _content(18, 130, [0.999, 0.1, 0.85, 0.6, -0.3, 0.02, -0.7])])
+    return "so weighted, −log p_t has the log-odds loss's gradient (autograd), capped at 50 fold"
