@@ -25,20 +25,6 @@ def loss_hvp(outputs, theta, v):
     return jvp(grad(loss), (theta,), (v,))[1]
 
 
-def fisher(gradients, weights):
-    return torch.einsum("nc,ncp,ncq->pq", weights, gradients, gradients) / len(weights)
-
-
-def empirical(gradients, p, labels):
-    rows = gradients[torch.arange(len(labels)), labels]
-    return rows.T @ rows / len(rows)
-
-
-def mean_first(gradients, p, labels):
-    mean = (p[..., None] * gradients).sum(1)
-    return mean.T @ mean / len(mean)
-
-
 def kron(A, S, V, into=None, divide=None, back=True, swap=False):
     (a, Q_A), (s, Q_S) = torch.linalg.eigh(A), torch.linalg.eigh(S)
     if swap:
@@ -55,17 +41,6 @@ def damped_factors(A, S, V, damping):
 def dense_in_the_other_order(A, S, V, damping):
     matrix = torch.kron(A, S)
     return torch.linalg.solve(matrix + damping * torch.eye(len(matrix)), V.flatten()).view_as(V)
-
-
-def loop(matvec, v, steps, beta=lambda new, old: (new @ new) / (old @ old), sign=-1, give="x"):
-    x, r, d = torch.zeros_like(v), v, v
-    for _ in range(steps):
-        pushed = matvec(d)
-        alpha = (r @ r) / (d @ pushed)
-        x, new = x + alpha * d, r + sign * alpha * pushed
-        d, r = new + beta(new, r) * d, new
-    return {"x": x, "r": r}[give]
-
 
 
 # -- right, by other ways -------------------------------------------------------------------------
@@ -131,25 +106,6 @@ def by_linearize(outputs, theta, v):
     return vjp(outputs, theta)[1](right(h.softmax(-1), push(v)) / len(h))[0]
 
 
-def fisher_by_loops(gradients, p, labels):
-    F = torch.zeros(gradients.shape[2], gradients.shape[2], dtype=gradients.dtype)
-    for i in range(gradients.shape[0]):
-        for c in range(gradients.shape[1]):
-            F += p[i, c] * torch.outer(gradients[i, c], gradients[i, c])
-    return F / gradients.shape[0]
-
-
-def fisher_by_scaled_rows(gradients, p, labels):
-    gradients *= p.sqrt()[..., None]  # in place
-    rows = gradients.flatten(0, 1)
-    return rows.T @ rows / len(p)
-
-
-def fisher_by_numpy(gradients, p, labels):
-    g, p = gradients.numpy(), p.numpy()
-    return np.mean([(g[i].T * p[i]) @ g[i] for i in range(len(p))], axis=0)
-
-
 def kron_by_columns(A, S, V, damping):
     """In the eigenbasis of A alone: one dense solve with S a column."""
     a, Q = torch.linalg.eigh(A)
@@ -195,11 +151,17 @@ def kron_by_axes(A, S, V, damping):
     return x
 
 
-def eigenvalues_by_loops(gradients, Q_A, Q_S):
+def whole(answer):
+    """An answer that takes Dθ, as one that takes ā and Ds."""
+    return lambda a, Ds, Q_A, Q_S: answer(torch.einsum("nti,ntj->nij", Ds, a), Q_A, Q_S)
+
+
+def eigenvalues_by_loops(a, Ds, Q_A, Q_S):
     total = 0
-    for g in gradients:
-        total = total + (Q_S.T @ g @ Q_A).pow(2)
-    return total / len(gradients)
+    for reads, gradients in zip(a, Ds, strict=True):
+        D_theta = sum(torch.outer(s, x) for s, x in zip(gradients, reads, strict=True))
+        total = total + (Q_S.T @ D_theta @ Q_A).pow(2)
+    return total / len(a)
 
 
 def eigenvalues_by_axes(gradients, Q_A, Q_S):
@@ -208,84 +170,18 @@ def eigenvalues_by_axes(gradients, Q_A, Q_S):
              for j in range(n)] for i in range(m)]
 
 
-def eigenvalues_in_place(gradients, Q_A, Q_S):
-    gradients = gradients.transpose(1, 2)
-    rotated = (Q_A.T @ gradients @ Q_S).transpose(1, 2)
+def eigenvalues_in_place(a, Ds, Q_A, Q_S):
+    a @= Q_A.clone()
+    Ds @= Q_S.clone()
+    rotated = Ds.transpose(1, 2).bmm(a)
     rotated *= rotated.clone()
     return rotated.mean(dim=0)
 
 
-def cg_in_place(matvec, v, steps):
-    x, r, d = torch.zeros_like(v), v.clone(), v.clone()
-    rr = torch.dot(r, r)
-    for _ in range(steps):
-        pushed = matvec(d)
-        alpha = rr / torch.dot(d, pushed)
-        x += alpha * d
-        r -= alpha * pushed
-        fresh = torch.dot(r, r)
-        d *= fresh / rr
-        d += r
-        rr = fresh
-    return x
-
-
-def cg_by_numpy(matvec, v, steps):
-    v = v.numpy()
-    x, r, d = np.zeros_like(v), v.copy(), v.copy()
-    for _ in range(steps):
-        pushed = np.asarray(matvec(torch.from_numpy(d)))
-        alpha = r @ r / (d @ pushed)
-        x, new = x + alpha * d, r - alpha * pushed
-        d, r = new + new @ new / (r @ r) * d, new
-    return x
-
-
-def cg_true_residual(matvec, v, steps):
-    x, r, d = 0 * v, v, v
-    for _ in range(steps):
-        pushed = matvec(d)
-        x = x + (r @ d) / (d @ pushed) * d
-        r = v - matvec(x)
-        d = r - (r @ pushed) / (d @ pushed) * d  # conjugate to the last direction
-    return x
-
-
-def cg_polak_ribiere(matvec, v, steps):
-    x, r, d = torch.zeros_like(v), v, v
-    for _ in range(steps):
-        alpha = r.dot(r) / d.dot(matvec(d))
-        x = x + alpha * d
-        new = r - alpha * matvec(d)
-        d = new + new.dot(new - r) / r.dot(r) * d
-        r = new
-    return x
-
-
-def cg_by_krylov(matvec, v, steps):
-    basis = [v / v.norm()]
-    for _ in range(steps - 1):
-        u = matvec(basis[-1])
-        for _ in range(2):
-            for b in basis:
-                u = u - (u @ b) * b
-        basis.append(u / u.norm())
-    B = torch.stack(basis, 1)
-    MB = torch.stack([matvec(b) for b in basis], 1)
-    return B @ torch.linalg.solve(B.T @ MB, B.T @ v)
-
-
-def cg_by_scipy(matvec, v, steps):
-    from scipy.sparse.linalg import LinearOperator
-    from scipy.sparse.linalg import cg as scipy_cg
-    operator = LinearOperator((len(v), len(v)), matvec=matvec, dtype=np.float64)
-    return scipy_cg(operator, v.numpy(), rtol=0, atol=0, maxiter=steps)[0]
-
-
-def cg_single(matvec, v, steps):
-    """The vectors in float32, the products in float64."""
-    v = v.float()
-    return cg_in_place(lambda d: matvec(d.double()).float(), v, steps)
+def eigenvalues_by_pairs(a, Ds, Q_A, Q_S):
+    """All pairs of tokens, so that no Dθ is formed."""
+    a, Ds = a @ Q_A, Ds @ Q_S
+    return torch.einsum("nti,nsi,ntj,nsj->ij", Ds, Ds, a, a) / len(a)
 
 
 RIGHT = {
@@ -295,28 +191,22 @@ RIGHT = {
         lambda *a: bent(*a, lambda p, u: (
             torch.diag_embed(p) - torch.einsum("nj,nk->njk", p, p)).matmul(u[..., None])[..., 0]),
     ],
-    "exact_fisher": [
-        fisher_by_loops, fisher_by_scaled_rows, fisher_by_numpy,
-        lambda g, p, labels: (g.transpose(1, 2) @ (p[:, :, None] * g)).mean(0),
-        lambda g, p, labels: torch.einsum(
-            "nc,ncp,ncq->npq", p.float(), g.float(), g.float()).mean(0),
-        lambda g, p, labels: sum(torch.einsum("n,np,nq->pq", weights, rows, rows) for weights, rows
-                                 in zip(p.T, g.transpose(0, 1), strict=True)) / len(g),
-        lambda g, p, labels: np.einsum("nc,ncp,ncq->pq", p, g, g) / g.shape[0],
-    ],
     "kron_ihvp": [kron_by_columns, kron_by_numpy, kron_by_svd, kron_by_cg, kron_by_axes,
                   lambda A, S, V, damping: kron_by_columns(S, A, V.T, damping).T,
                   lambda A, S, V, c: kron(A.double(), S.double(), V.double(),
                                           divide=lambda x, s, a: x / (s[:, None] * a + c)).float()],
     "ekfac_eigenvalues": [
-        eigenvalues_by_loops, eigenvalues_by_axes, eigenvalues_in_place,
-        lambda g, Q_A, Q_S: torch.einsum("ki,nkl,lj->nij", Q_S, g, Q_A).square().mean(0),
-        lambda g, Q_A, Q_S: np.mean((Q_S.numpy().T @ g.numpy() @ Q_A.numpy()) ** 2, axis=0),
-        lambda g, Q_A, Q_S: ((g.float() @ Q_A.float()).mT @ Q_S.float()).mT.pow(2).sum(0) / len(g),
-        lambda g, Q_A, Q_S: (Q_S.T @ g @ Q_A).var(0, correction=0) + (Q_S.T @ g @ Q_A).mean(0) ** 2,
+        eigenvalues_by_loops, whole(eigenvalues_by_axes), eigenvalues_in_place,
+        eigenvalues_by_pairs,
+        lambda a, Ds, Q_A, Q_S: torch.einsum(
+            "ntk,ki,ntl,lj->nij", Ds, Q_S, a, Q_A).square().mean(0),
+        lambda a, Ds, Q_A, Q_S: np.mean(
+            (Q_S.numpy().T @ (Ds.numpy().swapaxes(1, 2) @ a.numpy()) @ Q_A.numpy()) ** 2, axis=0),
+        lambda a, Ds, Q_A, Q_S: ((Ds.float() @ Q_S.float()).mT @ (a.float() @ Q_A.float())
+                                 ).pow(2).sum(0) / len(a),
+        whole(lambda g, Q_A, Q_S: (Q_S.T @ g @ Q_A).var(0, correction=0)
+                     + (Q_S.T @ g @ Q_A).mean(0) ** 2),
     ],
-    "cg": [cg_in_place, cg_by_numpy, cg_true_residual, cg_polak_ribiere, cg_by_krylov, cg_single,
-           cg_by_scipy, loop],
 }
 
 
@@ -360,48 +250,6 @@ def eigenvalues_of_the_block(gradients, Q_A, Q_S):
     return torch.linalg.eigvalsh(rows.T @ rows / len(rows)).view(gradients.shape[1:])
 
 
-def sgd(matvec, v, steps):
-    x = torch.zeros_like(v)
-    for _ in range(steps):
-        x = x + 0.1 * (v - matvec(x))
-    return x
-
-
-def stale_alpha(matvec, v, steps):
-    x, r, d = torch.zeros_like(v), v, v
-    alpha = (r @ r) / (d @ matvec(d))
-    for _ in range(steps):
-        x, old = x + alpha * d, r @ r
-        r = r - alpha * matvec(d)
-        d = r + (r @ r) / old * d
-    return x
-
-
-def aliased(matvec, v, steps):
-    """`r` and `d` are one tensor, changed in place."""
-    x, r = torch.zeros_like(v), v.clone()
-    d = r
-    for _ in range(steps):
-        pushed, old = matvec(d), r @ r
-        alpha = old / (d @ pushed)
-        x += alpha * d
-        r -= alpha * pushed
-        d = r + (r @ r) / old * d
-    return x
-
-
-def one_direction(matvec, v, steps, alpha=None, minus=False, start=0):
-    alpha = alpha or (lambda r, d, pushed: (r @ r) / (d @ pushed))
-    x, r, d = start * v, v, v
-    for _ in range(steps):
-        pushed = matvec(d)
-        step = alpha(r, d, pushed)
-        x, new = x + step * d, r - step * pushed
-        beta = (new @ new) / (r @ r)
-        d, r = (new - beta * d if minus else new + beta * d), new
-    return x
-
-
 WRONG = {
     "ggn_product": [
         ("bend is missing", lambda *a: bent(*a, lambda p, u: u)),
@@ -437,38 +285,6 @@ WRONG = {
         (None, lambda outputs, theta, v: (lambda g: g * (g @ v))(
             grad(lambda t: -outputs(t).log_softmax(-1)[:, 0].mean())(theta))),
         ("raised", lambda outputs, theta, v: vjp(outputs, theta)[1](v)[0]),
-    ],
-    "exact_fisher": [
-        ("empirical Fisher", empirical),
-        ("weighs the same", lambda g, p, labels: fisher(g, torch.ones_like(p) / p.shape[1])),
-        ("without the weights", lambda g, p, labels: fisher(g, torch.ones_like(p))),
-        ("mean gradient", mean_first),
-        ("p is squared", lambda g, p, labels: fisher(g, p ** 2)),
-        ("N times too large", lambda g, p, labels: fisher(g, p) * len(p)),
-        ("most likely label", lambda g, p, labels: empirical(g, p, p.argmax(1))),
-        ("labels too", lambda g, p, labels: fisher(g, p) / p.shape[1]),
-        ("every entry is the right one times", lambda g, p, labels: fisher(g, p) / len(p)),
-        (None, lambda g, p, labels: fisher(g, 1 - p)),
-        ("diagonal alone",
-         lambda g, p, labels: torch.einsum("nc,ncp->p", p, g ** 2).diag() / len(p)),
-        ("right for 1 of 2 inputs", lambda g, p, labels: fisher(g, p) / 12 * len(p)),
-        ("log p", lambda g, p, labels: fisher(g, p.log())),
-        ("√p", lambda g, p, labels: fisher(g, p.sqrt())),
-        ("one matrix for each", lambda g, p, labels: torch.einsum("nc,ncp,ncq->npq", p, g, g)),
-        ("shape", lambda g, p, labels: torch.einsum("nc,ncp,ncp->p", p, g, g) / len(p)),
-        ("outer products are",
-         lambda g, p, labels: torch.einsum("nc,ncp,mcp->nm", p, g, g) / len(p)),
-        (None, lambda g, p, labels: fisher(g[:1], p[:1])),
-        ("first label", lambda g, p, labels: empirical(g, p, torch.zeros_like(labels))),
-        ("every sign is turned", lambda g, p, labels: -fisher(g, p)),
-        ("mean gradient was taken away",
-         lambda g, p, labels: fisher(g - g.mean(1, keepdim=True), p)),
-        ("labels of the data", lambda g, p, labels: fisher(
-            g, torch.nn.functional.one_hot(labels, p.shape[1]) * p)),
-        ("p(1 − p)", lambda g, p, labels: fisher(g, p * (1 - p))),
-        ("signs are lost", lambda g, p, labels: fisher(g.abs(), p)),
-        ("outer product", lambda g, p, labels: (lambda flat: flat.T @ flat / len(flat))(g.sum(1))),
-        ("raised", lambda g, p, labels: p @ g.T @ g / len(p)),
     ],
     "kron_ihvp": [
         ("damping is missing",
@@ -528,62 +344,45 @@ WRONG = {
             *torch.linalg.eig(S), *torch.linalg.eig(A))),
     ],
     "ekfac_eigenvalues": [
-        ("averaged before squaring", lambda g, Q_A, Q_S: (Q_S.T @ g @ Q_A).mean(0) ** 2),
-        ("a sum over sequences", lambda g, Q_A, Q_S: ((Q_S.T @ g @ Q_A) ** 2).sum(0)),
-        ("Q_S is not transposed", lambda g, Q_A, Q_S: ((Q_S @ g @ Q_A) ** 2).mean(0)),
-        ("rotated the wrong way", lambda g, Q_A, Q_S: ((Q_S @ g @ Q_A.T) ** 2).mean(0)),
-        ("not rotated", lambda g, Q_A, Q_S: (g ** 2).mean(0)),
-        ("square is missing", lambda g, Q_A, Q_S: (Q_S.T @ g @ Q_A).mean(0)),
-        ("not a variance", lambda g, Q_A, Q_S: (Q_S.T @ g @ Q_A).var(0, correction=0)),
-        ("Q_A is transposed", lambda g, Q_A, Q_S: ((Q_S.T @ g @ Q_A.T) ** 2).mean(0)),
-        ("absolute values", lambda g, Q_A, Q_S: (Q_S.T @ g @ Q_A).abs().mean(0)),
-        ("root", lambda g, Q_A, Q_S: ((Q_S.T @ g @ Q_A) ** 2).mean(0).sqrt()),
-        ("not a variance", lambda g, Q_A, Q_S: (Q_S.T @ g @ Q_A).var(0)),
-        ("a mean over everything", lambda g, Q_A, Q_S: ((Q_S.T @ g @ Q_A) ** 2).mean()),
-        ("sequence", lambda g, Q_A, Q_S: (Q_S.T @ g @ Q_A) ** 2),
-        ("transposed", lambda g, Q_A, Q_S: ((Q_S.T @ g @ Q_A) ** 2).mean(0).T),
-        ("shape", lambda g, Q_A, Q_S: ((Q_S.T @ g @ Q_A) ** 2).mean(0).flatten()),
-        ("squared before", lambda g, Q_A, Q_S: Q_S.T @ (g ** 2).mean(0) @ Q_A),
-        ("right for 1 of 2", lambda g, Q_A, Q_S: ((Q_S.T @ g @ Q_A) ** 2).sum(0) / 30),
-        ("N−1", lambda g, Q_A, Q_S: ((Q_S.T @ g @ Q_A) ** 2).sum(0) / (len(g) - 1)),
-        ("Q_S is missing", lambda g, Q_A, Q_S: ((g @ Q_A) ** 2).mean(0)),
-        ("Q_A is missing", lambda g, Q_A, Q_S: ((Q_S.T @ g) ** 2).mean(0)),
-        (None, product_of_factors),
-        (None, lambda g, Q_A, Q_S: (Q_S.T @ g @ Q_A).std(0)),
-        ("fourth power", lambda g, Q_A, Q_S: ((Q_S.T @ g @ Q_A) ** 4).mean(0)),
-        ("raised", lambda g, Q_A, Q_S: (Q_A.T @ g @ Q_S) ** 2),
-        (None, eigenvalues_of_the_block),
-        ("first sequence", lambda g, Q_A, Q_S: ((Q_S.T @ g[:1] @ Q_A) ** 2).mean(0)),
-    ],
-    "cg": [
-        ("steepest descent", lambda *a: loop(*a, beta=lambda new, old: 0.0)),
-        ("upside down", lambda *a: loop(*a, beta=lambda new, old: (old @ old) / (new @ new))),
-        ("β = 1", lambda *a: loop(*a, beta=lambda new, old: 1.0)),
-        ("the residual v − Mx", lambda *a: loop(*a, give="r")),
-        ("wrong way", lambda *a: loop(*a, sign=1)),
-        ("one step too many", lambda matvec, v, steps: loop(matvec, v, steps + 1)),
-        ("lacks a square", lambda *a: loop(*a, beta=lambda new, old: new.norm() / old.norm())),
-        ("inside the loop", lambda matvec, v, steps: loop(matvec, v, 1)),
-        (None, lambda matvec, v, steps: loop(matvec, v / v.norm(), steps)),
-        ("one step too few", lambda matvec, v, steps: loop(matvec, v, steps - 1)),
-        ("the full solution", lambda matvec, v, steps: loop(matvec, v, len(v))),
-        ("right for 1 of 3 inputs", lambda matvec, v, steps: loop(matvec, v, 4)),
-        (None, sgd),
-        ("α", stale_alpha),
-        (None, aliased),
-        ("subtracted", lambda *a: one_direction(*a, minus=True)),
-        ("α", lambda *a: one_direction(*a, alpha=lambda r, d, pushed: (d @ d) / (d @ pushed))),
-        ("α", lambda *a: one_direction(*a, alpha=lambda r, d, pushed: (r @ r) / (pushed @ pushed))),
-        ("not finite", lambda *a: one_direction(*a, alpha=lambda r, d, p: (d @ p) / (r @ r))),
-        ("start", lambda *a: one_direction(*a, start=1)),
-        ("every sign is turned", lambda *a: -loop(*a)),
-        ("this is v", lambda matvec, v, steps: v),
-        ("product", lambda matvec, v, steps: matvec(v)),
-        ("not divided", lambda *a: loop(*a, beta=lambda new, old: new @ new)),
-        ("made of r_new·r",
-         lambda *a: loop(*a, beta=lambda new, old: (new @ old) / (old @ old))),
-        ("raised", lambda matvec, v, steps: torch.linalg.solve(matvec, v)),
-        ("return the last alone",
-         lambda matvec, v, steps: torch.stack([loop(matvec, v, k + 1) for k in range(steps)])),
+        ("token by token", lambda a, Ds, Q_A, Q_S: torch.einsum(
+            "nti,ntj->ij", (Ds @ Q_S) ** 2, (a @ Q_A) ** 2) / len(a)),
+        ("products of different tokens", lambda a, Ds, Q_A, Q_S: torch.einsum(
+            "nti,ntj->ij", (Ds @ Q_S) ** 2, (a @ Q_A) ** 2) / a[..., 0].numel()),
+        ("K-FAC's product", lambda a, Ds, Q_A, Q_S: torch.outer(
+            (Ds @ Q_S).square().mean((0, 1)), (a @ Q_A).square().mean((0, 1)))),
+        ("sums over tokens were multiplied", lambda a, Ds, Q_A, Q_S: whole(
+            lambda g, *Q: ((Q[1].T @ g @ Q[0]) ** 2).mean(0))(
+                a.sum(1, keepdim=True), Ds.sum(1, keepdim=True), Q_A, Q_S)),
+        ("tokens are averaged", lambda a, Ds, Q_A, Q_S: (
+            (Q_S.T @ (Ds.mT @ a / a.shape[1]) @ Q_A) ** 2).mean(0)),
+        ("a mean over tokens too", lambda a, Ds, Q_A, Q_S: (
+            (Q_S.T @ (Ds.mT @ a) @ Q_A) ** 2).sum(0) / a[..., 0].numel()),
+        ("raised", lambda a, Ds, Q_A, Q_S: ((Q_S.T @ (Ds @ a) @ Q_A) ** 2).mean(0)),
+        ("averaged before squaring", whole(lambda g, Q_A, Q_S: (Q_S.T @ g @ Q_A).mean(0) ** 2)),
+        ("a sum over sequences", whole(lambda g, Q_A, Q_S: ((Q_S.T @ g @ Q_A) ** 2).sum(0))),
+        ("Q_S is not transposed", whole(lambda g, Q_A, Q_S: ((Q_S @ g @ Q_A) ** 2).mean(0))),
+        ("rotated the wrong way", whole(lambda g, Q_A, Q_S: ((Q_S @ g @ Q_A.T) ** 2).mean(0))),
+        ("not rotated", whole(lambda g, Q_A, Q_S: (g ** 2).mean(0))),
+        ("square is missing", whole(lambda g, Q_A, Q_S: (Q_S.T @ g @ Q_A).mean(0))),
+        ("not a variance", whole(lambda g, Q_A, Q_S: (Q_S.T @ g @ Q_A).var(0, correction=0))),
+        ("Q_A is transposed", whole(lambda g, Q_A, Q_S: ((Q_S.T @ g @ Q_A.T) ** 2).mean(0))),
+        ("absolute values", whole(lambda g, Q_A, Q_S: (Q_S.T @ g @ Q_A).abs().mean(0))),
+        ("root", whole(lambda g, Q_A, Q_S: ((Q_S.T @ g @ Q_A) ** 2).mean(0).sqrt())),
+        ("not a variance", whole(lambda g, Q_A, Q_S: (Q_S.T @ g @ Q_A).var(0))),
+        ("a mean over everything", whole(lambda g, Q_A, Q_S: ((Q_S.T @ g @ Q_A) ** 2).mean())),
+        ("sequence", whole(lambda g, Q_A, Q_S: (Q_S.T @ g @ Q_A) ** 2)),
+        ("transposed", whole(lambda g, Q_A, Q_S: ((Q_S.T @ g @ Q_A) ** 2).mean(0).T)),
+        ("shape", whole(lambda g, Q_A, Q_S: ((Q_S.T @ g @ Q_A) ** 2).mean(0).flatten())),
+        ("squared before", whole(lambda g, Q_A, Q_S: Q_S.T @ (g ** 2).mean(0) @ Q_A)),
+        ("right for 1 of 2", whole(lambda g, Q_A, Q_S: ((Q_S.T @ g @ Q_A) ** 2).sum(0) / 30)),
+        ("N−1", whole(lambda g, Q_A, Q_S: ((Q_S.T @ g @ Q_A) ** 2).sum(0) / (len(g) - 1))),
+        ("Q_S is missing", whole(lambda g, Q_A, Q_S: ((g @ Q_A) ** 2).mean(0))),
+        ("Q_A is missing", whole(lambda g, Q_A, Q_S: ((Q_S.T @ g) ** 2).mean(0))),
+        (None, whole(product_of_factors)),
+        (None, whole(lambda g, Q_A, Q_S: (Q_S.T @ g @ Q_A).std(0))),
+        (None, whole(lambda g, Q_A, Q_S: ((Q_S.T @ g @ Q_A) ** 4).mean(0))),
+        ("raised", whole(lambda g, Q_A, Q_S: (Q_A.T @ g @ Q_S) ** 2)),
+        (None, whole(eigenvalues_of_the_block)),
+        ("first sequence", whole(lambda g, Q_A, Q_S: ((Q_S.T @ g[:1] @ Q_A) ** 2).mean(0))),
     ],
 }

@@ -1,4 +1,4 @@
-"""Checks of notebook 03: Gauss–Newton and Fisher matrices, Kronecker factors, CG."""
+"""Checks of notebook 03: products with the Gauss–Newton matrix, Kronecker factors."""
 import torch
 
 from .core import Expected, Problem, Wrong, bytes_formed, check, draws, judge, largest_tensor
@@ -62,72 +62,6 @@ def ggn_product(answer):
         raise Wrong("the numbers are right, but a tensor as large as the Jacobian or G was formed: "
                     "torch.func.jvp and torch.func.vjp need none")
     return "equal to Jᵀ(diag p − p pᵀ)J v with J from autograd, entry by entry"
-
-
-def _fisher(seed, *sizes):
-    """A problem of `exact_fisher`."""
-    outputs, theta = _network(seed, *sizes)
-    p = outputs(theta).softmax(-1)
-    count, classes = p.shape
-    labels = (p.argmax(1) + torch.arange(count) % 2) % classes
-
-    def losses(theta):
-        return -outputs(theta).log_softmax(-1)
-
-    def divergence(theta):
-        return (p * losses(theta)).sum(-1).mean()
-
-    gradients = torch.autograd.functional.jacobian(losses, theta)
-    truth = torch.autograd.functional.hessian(divergence, theta)
-    mistakes = _fisher_mistakes(gradients, p, labels) | {
-        "N times too large: F is a mean over examples": truth * count,
-        "a mean over labels too: the weights p already sum to 1": truth / classes,
-        "this is the diagonal alone: F is a sum of outer products": truth.diag().diag(),
-    }
-    return Problem((gradients, p, labels), Expected("the Fisher matrix", truth, mistakes, {
-        "one matrix for each example: take the mean over them": (count, *truth.shape),
-        "that is the diagonal, shape (P,): outer products make it (P, P)": truth.shape[:1],
-        "summed over the weights, (N, N): the outer products are (P, P)": (count, count)}))
-
-
-def _fisher_mistakes(gradients, p, labels):
-    def weighted(q, gradients=gradients):
-        return torch.einsum("nc,ncp,ncq->pq", q, gradients, gradients) / len(p)
-
-    def only(labels):
-        return torch.nn.functional.one_hot(labels, p.shape[1]).to(p)
-
-    def outer(rows):
-        return rows.T @ rows / len(p)
-
-    return {
-        "these are the labels of the data: the empirical Fisher, a different matrix":
-            weighted(only(labels)),
-        "only the labels of the data, weighted: count all of them": weighted(p * only(labels)),
-        "only the most likely label is counted: count all of them": weighted(only(p.argmax(1))),
-        "only the first label is counted: count all of them": weighted(only(0 * labels)),
-        "every label weighs the same here: weigh it with p": weighted(0 * p + 1 / p.shape[1]),
-        "the labels are summed without the weights p": weighted(torch.ones_like(p)),
-        "p is squared: it belongs to the outer product, not to each gradient": weighted(p ** 2),
-        "weighted with √p: the weights are p": weighted(p.sqrt()),
-        "weighted with p(1 − p): the weights are p": weighted(p * (1 - p)),
-        "weighted with log p: the weights are p": weighted(p.log()),
-        "averaged before the outer product: the mean gradient over the model's own labels is 0":
-            outer((p[..., None] * gradients).sum(1)),
-        "summed over labels before the outer product: each gradient has its own":
-            outer(gradients.sum(1)),
-        "the mean gradient was taken away: F is a second moment":
-            weighted(p, gradients - gradients.mean(1, keepdim=True)),
-        "the gradients' signs are lost": weighted(p, gradients.abs()),
-    }
-
-
-@check
-def exact_fisher(answer):
-    """`answer(gradients (N, C, P), p (N, C), labels (N,)) → (P, P)`, against autograd's Hessian of
-    the divergence."""
-    judge(answer, [_fisher(6, 12, 4, 5, 3), _fisher(16, 7, 3, 2, 4)])
-    return "equal to autograd's Hessian of the divergence from the model's own outputs"
 
 
 def _covariance(draw, size):
@@ -200,28 +134,48 @@ def kron_ihvp(answer):
 
 
 def _eigenvalues(seed, count, m, n):
-    """A problem of `ekfac_eigenvalues`."""
+    """A problem of `ekfac_eigenvalues`: three tokens a sequence, the last one of some a filler."""
     draw = draws(seed)
-    a, s = draw(count, 2, n) @ draw(n, n), draw(count, 2, m) @ draw(m, m) + 0.5
-    gradients = s.mT @ a  # two tokens a sequence
-    A, S = (x.flatten(0, 1).T @ x.flatten(0, 1) / (2 * count) for x in (a, s))
+    a, s = draw(count, 3, n) @ draw(n, n), draw(count, 3, m) @ draw(m, m) + 0.5
+    s[::3, -1] = 0  # padding has no gradient, but ā is not 0 there
+    gradients = s.mT @ a
+    A, S = (x.flatten(0, 1).T @ x.flatten(0, 1) / (3 * count) for x in (a, s))
     Q_A, Q_S = torch.linalg.eigh(A)[1], torch.linalg.eigh(S)[1]
     basis, rows = torch.kron(Q_S, Q_A), gradients.flatten(1)
     truth = torch.diag(basis.T @ (rows.T @ rows / count) @ basis).view(m, n)
+    mistakes = _eigenvalues_mistakes(a, s, Q_A, Q_S) | {
+        "a sum over sequences where a mean belongs": truth * count,
+        "divided by N−1: a second moment is a mean, over N": truth * count / (count - 1),
+        "a mean over tokens too: Λ belongs to whole sequences": truth / 3,
+        "the root was taken: Λ is the second moment itself": truth.sqrt()}
+    return Problem((a, s, Q_A, Q_S), Expected("Λ", truth, mistakes, {
+        "one matrix a sequence: take the mean over the sequences": gradients.shape,
+        "a mean over everything: keep both axes of the layer": (),
+        "transposed: the rows belong to S, the columns to A": (n, m)}))
+
+
+def _eigenvalues_mistakes(a, s, Q_A, Q_S):
+    gradients = s.mT @ a
     rotated = Q_S.T @ gradients @ Q_A
+    by_token = (s @ Q_S)[..., :, None] * (a @ Q_A)[..., None, :]  # (N, T, m, n)
 
     def second(rotated):
         return (rotated ** 2).mean(0)
 
-    return Problem((gradients, Q_A, Q_S), Expected("Λ", truth, {
+    return {
+        "squared token by token: first the sum over tokens, Dθ, then the square":
+            (by_token ** 2).sum(1).mean(0),
+        "a mean over single tokens: this drops the products of different tokens":
+            (by_token ** 2).mean((0, 1)),
+        "this is K-FAC's product of eigenvalues, not what was measured":
+            torch.outer((s @ Q_S).square().mean((0, 1)), (a @ Q_A).square().mean((0, 1))),
+        "the sums over tokens were multiplied: Dθ is the sum of the products Ds_t ā_tᵀ":
+            second((s @ Q_S).sum(1)[:, :, None] * (a @ Q_A).sum(1)[:, None]),
+        "tokens are averaged: Dθ is their sum": second(rotated / a.shape[1]),
         "averaged before squaring: Λ is a second moment, first square, then mean":
             rotated.mean(0) ** 2,
-        "a sum over sequences where a mean belongs": truth * count,
-        "divided by N−1: a second moment is a mean, over N": truth * count / (count - 1),
         "the square is missing: this is the mean rotated gradient": rotated.mean(0),
         "absolute values where squares belong": rotated.abs().mean(0),
-        "a fourth power where a square belongs": (rotated ** 4).mean(0),
-        "the root was taken: Λ is the second moment itself": truth.sqrt(),
         "Λ is a second moment, not a variance: the mean stays": rotated.var(0, correction=0),
         "Λ is a second moment, not a variance: var() takes the mean away": rotated.var(0),
         "rotated the wrong way: it is Q_Sᵀ Dθ Q_A": second(Q_S @ gradients @ Q_A.T),
@@ -232,78 +186,12 @@ def _eigenvalues(seed, count, m, n):
         "not rotated: this is the diagonal in the weights' own axes": second(gradients),
         "squared before it is rotated": Q_S.T @ second(gradients) @ Q_A,
         "the first sequence alone: Λ is a mean over all": rotated[0] ** 2,
-    }, {"one matrix a sequence: take the mean over the sequences": gradients.shape,
-        "a mean over everything: keep both axes of the layer": (),
-        "transposed: the rows belong to S, the columns to A": (n, m)}))
+    }
 
 
 @check
 def ekfac_eigenvalues(answer):
-    """`answer(gradients (N, m, n), Q_A (n, n), Q_S (m, m)) → Λ (m, n)`, against a dense matrix."""
+    """`answer(a (N, T, n), Ds (N, T, m), Q_A (n, n), Q_S (m, m)) → Λ (m, n)`, against a dense
+    matrix."""
     judge(answer, [_eigenvalues(8, 30, 3, 4), _eigenvalues(18, 11, 5, 2)])
     return "equal to the diagonal of (Q_S ⊗ Q_A)ᵀ F (Q_S ⊗ Q_A) with the dense F"
-
-
-def _cg(seed, size, steps):
-    """A problem of `cg`: the best x of the Krylov space of v, Mv, …"""
-    draw = draws(seed)
-    M, v = _covariance(draw, size), draw(size)
-    powers = torch.stack([torch.linalg.matrix_power(M, k) @ v for k in range(size)], dim=1)
-    krylov = torch.linalg.qr(powers).Q
-
-    def best(steps):
-        K = krylov[:, :steps]
-        return K @ torch.linalg.solve(K.T @ M @ K, K.T @ v)
-
-    def matvec(d):
-        d = torch.as_tensor(d)
-        return M.to(d) @ d
-
-    mistakes = _cg_mistakes(M, v, steps) | {
-        "one step too many": best(steps + 1),
-        "one step too few": best(steps - 1),
-        "x after the first step: is `return` inside the loop?": best(1),
-        "this is the full solution: take exactly `steps` steps": torch.linalg.solve(M, v),
-        "this is v: nothing has been solved": v,
-        "this is the product Mv: x solves M x = v": M @ v,
-    }
-    if steps < size:  # otherwise it is rounding alone
-        mistakes["this is the residual v − Mx: return x"] = v - M @ best(steps)
-    shapes = {"every step's x: return the last alone": (steps, size)}
-    return Problem((matvec, v, steps), Expected("x", best(steps), mistakes, shapes))
-
-
-def _cg_mistakes(M, v, steps):
-    def square(new, old):
-        return (new @ new) / (old @ old)
-
-    def run(beta=square, alpha=lambda r, d: (r @ r) / (d @ M @ d), turn=1, stale=False, start=0):
-        x, r, d = start * v, v, v
-        for _ in range(steps):
-            step = alpha(r, d)
-            x, new = x + step * d, r - turn * step * (M @ d)
-            d, r = (r if stale else new) + beta(new, r) * d, new
-        return x
-
-    return {
-        "steepest descent: β is missing, or made of r_new·r = 0": run(lambda new, old: 0.0),
-        "β is upside down: new over old": run(lambda new, old: 1 / square(new, old)),
-        "β = 1 all along: `old` was taken after r had changed": run(lambda new, old: 1.0),
-        "β lacks a square: r·r, not |r|": run(lambda new, old: square(new, old) ** 0.5),
-        "β is not divided by the old r·r": run(lambda new, old: new @ new),
-        "βd was subtracted: d ← r_new + βd": run(lambda new, old: -square(new, old)),
-        "the residual moves the wrong way: r − αMd": run(turn=-1),
-        "the new direction starts from the old residual: update r first": run(stale=True),
-        "α has d·d above: r·r": run(alpha=lambda r, d: (d @ d) / (d @ M @ d)),
-        "α has |Md|² below: d·Md": run(alpha=lambda r, d: (r @ r) / (M @ d).square().sum()),
-        "α was taken once, of the first step": run(alpha=lambda r, d: (v @ v) / (v @ M @ v)),
-        "x has to start at 0": run(start=1),
-    }
-
-
-@check
-def cg(answer):
-    """`answer(matvec, v (P,), steps) → x (P,)`, against the best x of each Krylov space."""
-    judge(answer, [_cg(9, 8, 4), _cg(19, 6, 3), _cg(29, 8, 8)])
-    return ("the best x of each Krylov space, "
-            "and after 8 steps the dense solution of an 8 × 8 system")
