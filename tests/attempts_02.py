@@ -24,12 +24,6 @@ def detached(layer, a, output):
     return a.detach()
 
 
-def summed(a, Ds, P, order, a_all=False, Ds_all=False):
-    a = a.sum(1, keepdim=True).expand_as(a) if a_all else a
-    Ds = Ds.sum(1, keepdim=True).expand_as(Ds) if Ds_all else Ds
-    return torch.einsum(order, Ds, P, a)
-
-
 def nearest(a, candidates, weight_grad, distance, best=min):
     """The candidate whose Σ Ds ā is nearest to the weight's gradient, by some distance."""
     found = [torch.einsum("bto,bti->oi", Ds, a) for Ds in candidates]
@@ -172,36 +166,6 @@ def grams(a, Ds):
     return Ds @ Ds.mT, a @ a.mT
 
 
-def scores_token_by_token(inputs, output_grads, P):
-    rows = []
-    for a, Ds in zip(inputs, output_grads, strict=True):
-        rows.append([(P * torch.outer(Ds[t], a[t])).sum().item() for t in range(len(a))])
-    return rows
-
-
-def scores_by_numpy(inputs, output_grads, P):
-    return np.einsum("bti,bti->bt", output_grads.numpy() @ P.numpy(), inputs.numpy())
-
-
-def scores_in_plain_python(inputs, output_grads, P):
-    a, Ds, P = inputs.tolist(), output_grads.tolist(), P.tolist()
-    entries = [(o, i) for o in range(len(P)) for i in range(len(P[0]))]
-    return [[sum(Ds[b][t][o] * P[o][i] * a[b][t][i] for o, i in entries)
-             for t in range(len(a[b]))] for b in range(len(a))]
-
-
-def scores_by_matrices(form):
-    """Every r_t is made by `form(Ds, a)`, then its product with P."""
-    def scores(inputs, output_grads, P):
-        return (form(output_grads, inputs) * P).sum((-2, -1))
-    return scores
-
-
-def scores_by_broadcasting_numpy(inputs, output_grads, P):
-    a, Ds = inputs.numpy(), output_grads.numpy()
-    return (Ds[..., :, None] * a[..., None, :] * P.numpy()).sum((-2, -1))
-
-
 def sums(candidates, a):
     return torch.stack([Ds.flatten(0, 1).T @ a.flatten(0, 1) for Ds in candidates])
 
@@ -301,16 +265,6 @@ RIGHT = {
             dim1=1, dim2=2).sum(-1).sqrt(),  # the trace of a product of symmetric matrices
         lambda a, Ds: torch.stack([torch.vdot(*(x.flatten() for x in pair)) for pair in zip(
             *grams(a, Ds), strict=True)]).sqrt().tolist(),
-    ],
-    "token_scores": [
-        scores_token_by_token, scores_by_numpy, scores_in_plain_python,
-        lambda a, Ds, P: (a @ P.T * Ds).sum(-1),
-        lambda a, Ds, P: torch.einsum("bto,oi,bti->bt", Ds, P, a),
-        lambda a, Ds, P: [torch.einsum("to,ti,oi->t", Ds[b], a[b], P) for b in range(len(a))],
-        lambda a, Ds, P: (Ds @ P @ a.mT).diagonal(dim1=1, dim2=2),
-        lambda a, Ds, P: torch.vmap(torch.vmap(lambda x, gradient: gradient @ P @ x))(a, Ds),
-        lambda a, Ds, P: ((Ds.float() @ P.float())[..., None, :] @ a.float()[..., None])[..., 0, 0],
-        lambda a, Ds, P: a.mul_(Ds.matmul(P)).sum(dim=2),
     ],
     "find_output_grad": [
         index_by_projection, index_by_closeness, index_in_loops, index_in_place,
@@ -420,43 +374,6 @@ WRONG = {
         ("shape", lambda a, Ds: (Ds @ Ds.mT * (a @ a.mT)).sum((1, 2), keepdim=True).sqrt()),
         (None, lambda a, Ds: (Ds @ Ds.mT * (a @ a.mT)).abs().sum((1, 2)).sqrt()),
         (None, lambda a, Ds: torch.linalg.matrix_norm(Ds.mT @ a, ord=2)),
-    ],
-    "token_scores": [
-        ("inputs are summed", lambda a, Ds, P: summed(a, Ds, P, "bto,oi,bti->bt", a_all=True)),
-        ("Ds are summed", lambda a, Ds, P: summed(a, Ds, P, "bto,oi,bti->bt", Ds_all=True)),
-        ("P is transposed", lambda a, Ds, P: summed(a, Ds, P, "bto,io,bti->bt")),
-        ("averaged over in+1", lambda a, Ds, P: summed(a, Ds, P, "bto,oi,bti->bt") / a.shape[-1]),
-        ("sequence's score", lambda a, Ds, P: summed(a, Ds, P, "bto,oi,bti->b")),
-        ("every Ds_t met every", lambda a, Ds, P: Ds @ P @ a.mT),
-        ("P is missing", lambda a, Ds, P: (Ds * a).sum(-1)),
-        ("not averaged", lambda a, Ds, P: summed(a, Ds, P, "bto,oi,bti->bt") / a.shape[1]),
-        ("batch·token·out·in",
-         lambda a, Ds, P: (Ds[..., None] * a[..., None, :] * P).sum((-2, -1))),
-        ("batch·token·out·in",
-         scores_by_matrices(lambda Ds, a: torch.einsum("bto,bti->btoi", Ds, a))),
-        ("batch·token·out·in",
-         scores_by_matrices(lambda Ds, a: torch.vmap(torch.vmap(torch.outer))(Ds, a))),
-        ("batch·token·out·in",
-         lambda a, Ds, P: torch.einsum("bto,bti->btoi", Ds, a).flatten(2) @ P.flatten()),
-        ("batch·token·out·in", lambda a, Ds, P: torch.func.vmap(torch.kron)(
-            Ds.flatten(0, 1), a.flatten(0, 1)).view(*a.shape[:2], -1) @ P.flatten()),
-        ("batch·token·out·in", scores_by_broadcasting_numpy),
-        ("sign", lambda a, Ds, P: -(Ds @ P * a).sum(-1)),
-        ("absolute", lambda a, Ds, P: (Ds @ P * a).sum(-1).abs()),
-        ("absolute", lambda a, Ds, P: (Ds @ P * a).abs().sum(-1)),
-        ("summed over the batch", lambda a, Ds, P: (Ds @ P * a).sum(-1).sum(0)),
-        ("shape", lambda a, Ds, P: Ds @ P * a),
-        ("shape", lambda a, Ds, P: (Ds @ P * a).sum(-1, keepdim=True)),
-        ("inputs are summed", lambda a, Ds, P: (Ds @ P @ a.mT).sum(-1)),
-        ("running", lambda a, Ds, P: (Ds @ P * a).sum(-1).cumsum(1)),
-        ("the 1", lambda a, Ds, P: (Ds @ P[:, :-1] * a[..., :-1]).sum(-1)),
-        ("times 2", lambda a, Ds, P: 2 * (Ds @ P * a).sum(-1)),
-        (None, lambda a, Ds, P: (Ds @ P * a).sum(-1) ** 2),
-        ("P is transposed", lambda a, Ds, P: (Ds @ P.T * a).sum(-1)),
-        ("raised", lambda a, Ds, P: Ds * P * a),
-        ("shape", lambda a, Ds, P: (Ds @ P * a).sum()),
-        ("P is missing", lambda a, Ds, P: Ds.sum(-1) * a.sum(-1)),
-        (None, lambda a, Ds, P: (P.zero_(), torch.zeros(a.shape[:2]))[1]),
     ],
     "find_output_grad": [
         ("you picked", lambda a, candidates, weight_grad: 0),

@@ -550,7 +550,7 @@ def handed_in():
         "<script>alert(1)<b>": {"=cmd()&<b>.ipynb": handing(
             "02",
             make_hook=body("make_hook", "raise ValueError('</td><script>alert(2)</script>')"),
-            token_scores=body("token_scores", "os._exit(0)"),
+            ghost_norms=body("ghost_norms", "os._exit(0)"),
             find_output_grad="def my_find_output_grad(:")},
         "hungry": {"03.ipynb": handing(
             "03",

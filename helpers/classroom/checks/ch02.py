@@ -105,6 +105,40 @@ def make_hook(answer):
             "the layer works as before")
 
 
+class _LargestTensor(TorchDispatchMode):
+    """Remembers the most numbers that any tensor made inside the block has held in memory."""
+    numbers = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor):
+            held = result.untyped_storage().nbytes() // result.element_size()
+            self.numbers = max(self.numbers, held)
+        return result
+
+
+def _largest(answer, problem):
+    """The most numbers of any tensor that the answer makes, or of all its arrays and lists.
+
+    The lower of two runs: a notebook's other threads take memory, too.
+    """
+    with _LargestTensor() as largest:
+        call(answer, *problem.arguments)
+    return max(largest.numbers, min(_traced(answer, problem) for _ in range(2)) // 8)
+
+
+def _traced(answer, problem):
+    """The bytes of NumPy and of Python that one call holds at its peak."""
+    tracemalloc.start()
+    try:
+        tracemalloc.reset_peak()
+        before = tracemalloc.get_traced_memory()[0]
+        call(answer, *problem.arguments)
+        return tracemalloc.get_traced_memory()[1] - before
+    finally:
+        tracemalloc.stop()
+
+
 def _lengths(seed, B, T, out, width):
     """A problem of `ghost_norms`: each sequence alone, its gradient by autograd."""
     draw = draws(seed)
@@ -149,94 +183,6 @@ def ghost_norms(answer):
         raise Wrong("the numbers are right, but a matrix of out·(in+1) was made: "
                     "use the two Gram matrices, token by token")
     return "equal to the length of autograd's gradient of each sequence alone; Dθ was never formed"
-
-
-def _scored(seed, B, T, out, width):
-    """A problem of `token_scores`: the loss moves as P moves the weights at one token only."""
-    draw = draws(seed)
-    W, P, mixing, inputs = draw(out, width), draw(out, width), draw(T, T), draw(B, T, width)
-    inputs[..., -1] = 1
-
-    def loss(s):  # one number a sequence; each token's output matters to the later ones
-        return torch.einsum("bto,ut->buo", s, mixing.tril() / T).tanh().logsumexp(-1).sum(-1)
-
-    s, step = (inputs @ W.T).requires_grad_(), 1e-5
-    Ds = torch.autograd.grad(loss(s).sum(), s)[0]
-    up, down = ([loss(s.detach() + sign * step * token[:, None] * (inputs @ P.T))
-                 for token in torch.eye(T, dtype=W.dtype)] for sign in (1, -1))
-    truth = (torch.stack(up, 1) - torch.stack(down, 1)) / (2 * step)
-
-    def score(Ds, P, a):
-        return torch.einsum("bto,oi,bti->bt", Ds, P, a)
-
-    everywhere, absent = torch.ones(T, T, dtype=W.dtype), "P is missing: this is "
-    mistakes = {
-        "the inputs are summed over all positions: only ā_t belongs to token t":
-            score(Ds, P, everywhere @ inputs),
-        "the Ds are summed over all positions: only Ds_t belongs to token t":
-            score(everywhere @ Ds, P, inputs),
-        absent + "the sum of Ds_t times the sum of ā_t": score(Ds, torch.ones_like(P), inputs),
-        "divided by the number of tokens: scores add up, they are not averaged": truth / T,
-        "averaged over in+1: the product of P and r_t is a sum": truth / width,
-        "that is a running sum over the tokens: each one alone": truth.cumsum(1),
-        "the 1 of ā is left out: P has a column for it":
-            score(Ds, P, inputs * (1 - torch.eye(width)[-1])),
-        "absolute values were added up: the signs belong to the sum":
-            (Ds @ P * inputs).abs().sum(-1),
-    }
-    if out == width:
-        mistakes |= {"P is transposed: its rows belong to the outputs": score(Ds, P.T, inputs),
-                     absent + "Ds_t · ā_t": (Ds * inputs).sum(-1)}
-    return Problem((inputs, Ds, P), Expected("the tensor of scores", truth, mistakes, {
-        "summed over the tokens: that is the sequence's score, keep one number a token": (B,),
-        "summed over the batch: keep one row a sequence": (T,),
-        "every Ds_t met every ā_u: a token's Ds belongs to its own ā": (B, T, T)}))
-
-
-class _LargestTensor(TorchDispatchMode):
-    """Remembers the most numbers that any tensor made inside the block has held in memory."""
-    numbers = 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        result = function(*args, **(kwargs or {}))
-        if isinstance(result, torch.Tensor):
-            held = result.untyped_storage().nbytes() // result.element_size()
-            self.numbers = max(self.numbers, held)
-        return result
-
-
-def _largest(answer, problem):
-    """The most numbers of any tensor that the answer makes, or of all its arrays and lists.
-
-    The lower of two runs: a notebook's other threads take memory, too.
-    """
-    with _LargestTensor() as largest:
-        call(answer, *problem.arguments)
-    return max(largest.numbers, min(_traced(answer, problem) for _ in range(2)) // 8)
-
-
-def _traced(answer, problem):
-    """The bytes of NumPy and of Python that one call holds at its peak."""
-    tracemalloc.start()
-    try:
-        tracemalloc.reset_peak()
-        before = tracemalloc.get_traced_memory()[0]
-        call(answer, *problem.arguments)
-        return tracemalloc.get_traced_memory()[1] - before
-    finally:
-        tracemalloc.stop()
-
-
-@check
-def token_scores(answer):
-    """`answer(inputs (B, T, in+1), output_grads (B, T, out), P (out, in+1)) → (B, T)`, against
-    finite differences."""
-    judge(answer, [_scored(5, 2, 6, 4, 4)])  # where a wrong P raises no error
-    judge(answer, [_scored(6, 3, 4, 2, 5), _scored(7, 2, 5, 6, 3)])
-    if _largest(answer, _scored(8, B=2, T=6, out=20, width=25)) >= 2 * 6 * 20 * 25:
-        raise Wrong("the numbers are right, but a tensor of batch·token·out·in was made: "
-                    "multiply Ds by P first, then by ā")
-    return "equal to finite differences, weights moved at one token only; r_t was never formed"
 
 
 def _captured(seed):
