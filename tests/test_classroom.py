@@ -548,10 +548,11 @@ def handed_in():
         "empty": {},
         "zipped": {"work.zip": packed_file("zip")},
         "<script>alert(1)<b>": {"=cmd()&<b>.ipynb": handing(
-            "02",
-            make_hook=body("make_hook", "raise ValueError('</td><script>alert(2)</script>')"),
-            ghost_norms=body("ghost_norms", "os._exit(0)"),
-            find_output_grad="def my_find_output_grad(:")},
+            "01",
+            ridge_influence=body(
+                "ridge_influence", "raise ValueError('</td><script>alert(2)</script>')"),
+            loo_residuals=body("loo_residuals", "os._exit(0)"),
+            damped_solve="def my_damped_solve(:")},
         "hungry": {"03.ipynb": handing(
             "03",
             exact_fisher=body("exact_fisher", "input('?')"),
@@ -679,7 +680,7 @@ def test_broken_files_cost_their_own_row(graded):
 @pytest.mark.slow
 def test_exits_and_errors_cost_their_own_exercise(graded):
     name, page = "<script>alert(1)<b>", said(graded, "_script_alert_1_b_")
-    assert result(graded, name) == ["wrong", "correct", "wrong", "correct", "wrong"]
+    assert result(graded, name) == ["wrong", "correct", "wrong", "wrong"]
     for words in ("ended the process", "no valid Python"):
         assert words in page
     assert "<script" not in page.lower() and "&lt;script&gt;alert(2)" in page

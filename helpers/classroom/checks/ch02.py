@@ -1,4 +1,4 @@
-"""Checks of notebook 02, capturing gradients: against autograd and finite differences."""
+"""Checks of notebook 02, capturing gradients: against autograd."""
 import tracemalloc
 
 import torch
