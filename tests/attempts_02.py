@@ -24,17 +24,6 @@ def detached(layer, a, output):
     return a.detach()
 
 
-def summed(a, Ds, P, order, a_all=False, Ds_all=False):
-    a = a.sum(1, keepdim=True).expand_as(a) if a_all else a
-    Ds = Ds.sum(1, keepdim=True).expand_as(Ds) if Ds_all else Ds
-    return torch.einsum(order, Ds, P, a)
-
-
-def conv(a, Ds, turn=False, mean=False, bias=lambda a, Ds: Ds.sum(1)):
-    weight = a.transpose(1, 2) @ Ds
-    return (weight.transpose(1, 2) if turn else weight) / (a.shape[1] if mean else 1), bias(a, Ds)
-
-
 def nearest(a, candidates, weight_grad, distance, best=min):
     """The candidate whose Σ Ds ā is nearest to the weight's gradient, by some distance."""
     found = [torch.einsum("bto,bti->oi", Ds, a) for Ds in candidates]
@@ -150,97 +139,31 @@ def hook_asking_the_bias(records, name):
     return forward
 
 
-def gradients_in_a_loop(inputs, output_grads, mask):
-    rows = []
-    for a, Ds, real in zip(inputs, output_grads, mask, strict=True):
-        total = torch.zeros(Ds.shape[1], a.shape[1], dtype=a.dtype)
-        for t in range(len(a)):
-            if real[t]:
-                total += torch.outer(Ds[t], a[t])
-        rows.append(total)
-    return torch.stack(rows)
-
-
-def gradients_in_place(inputs, output_grads, mask):
-    output_grads[~mask] = 0
-    return torch.bmm(output_grads.transpose(1, 2), inputs)
-
-
-def gradients_by_autograd(inputs, output_grads, mask):
-    weight = torch.zeros(len(inputs), output_grads.shape[2], inputs.shape[2], dtype=inputs.dtype)
-    weight.requires_grad_()
-    s = inputs @ weight.mT
-    return torch.autograd.grad((s * output_grads)[mask].sum(), weight)[0]
-
-
-def gradients_of_the_front(inputs, output_grads, mask):
-    """Right where the padding comes last."""
-    stories = zip(inputs, output_grads, mask.sum(1).tolist(), strict=True)
-    return torch.stack([Ds[:count].T @ a[:count] for a, Ds, count in stories])
-
-
-def masked(Ds, mask):
-    return Ds * mask[..., None]
-
-
-def scores_token_by_token(inputs, output_grads, P):
+def lengths_token_by_token(inputs, output_grads):
     rows = []
     for a, Ds in zip(inputs, output_grads, strict=True):
-        rows.append([(P * torch.outer(Ds[t], a[t])).sum().item() for t in range(len(a))])
+        total = 0.0
+        for t in range(len(a)):
+            for u in range(len(a)):
+                total += (Ds[t] @ Ds[u]).item() * (a[t] @ a[u]).item()
+        rows.append(total**0.5)
     return rows
 
 
-def scores_by_numpy(inputs, output_grads, P):
-    return np.einsum("bti,bti->bt", output_grads.numpy() @ P.numpy(), inputs.numpy())
-
-
-def scores_in_plain_python(inputs, output_grads, P):
-    a, Ds, P = inputs.tolist(), output_grads.tolist(), P.tolist()
-    entries = [(o, i) for o in range(len(P)) for i in range(len(P[0]))]
-    return [[sum(Ds[b][t][o] * P[o][i] * a[b][t][i] for o, i in entries)
-             for t in range(len(a[b]))] for b in range(len(a))]
-
-
-def scores_by_matrices(form):
-    """Every r_t is made by `form(Ds, a)`, then its product with P."""
-    def scores(inputs, output_grads, P):
-        return (form(output_grads, inputs) * P).sum((-2, -1))
-    return scores
-
-
-def scores_by_broadcasting_numpy(inputs, output_grads, P):
+def lengths_by_numpy(inputs, output_grads):
     a, Ds = inputs.numpy(), output_grads.numpy()
-    return (Ds[..., :, None] * a[..., None, :] * P.numpy()).sum((-2, -1))
+    return np.sqrt(np.einsum("bts,bts->b", Ds @ Ds.swapaxes(1, 2), a @ a.swapaxes(1, 2)))
 
 
-def conv_by_outer_products(a, output_grads):
-    B, T, width = a.shape
-    weight = torch.zeros(B, width, output_grads.shape[-1])
-    bias = torch.zeros(B, output_grads.shape[-1])
-    for b in range(B):
-        for t in range(T):
-            weight[b] += torch.outer(a[b, t], output_grads[b, t])
-            bias[b] += output_grads[b, t]
-    return weight, bias
+def lengths_in_place(inputs, output_grads):
+    gram = torch.bmm(output_grads, output_grads.transpose(1, 2))
+    gram.mul_(torch.bmm(inputs, inputs.transpose(1, 2)))
+    inputs.zero_(), output_grads.zero_()
+    return gram.flatten(1).sum(1).sqrt_()
 
 
-def conv_by_autograd(a, output_grads):
-    def pushed(weight, bias):
-        return torch.einsum("bto,bto->", torch.baddbmm(bias[:, None], a, weight), output_grads)
-    width, out = a.shape[-1], output_grads.shape[-1]
-    zeros = a.new_zeros(len(a), width, out), a.new_zeros(len(a), out)
-    return torch.func.grad(pushed, argnums=(0, 1))(*zeros)
-
-
-def conv_by_the_one(a, output_grads):
-    whole = torch.cat([a, torch.ones_like(a[..., :1])], -1).mT @ output_grads
-    return [whole[:, :-1], whole[:, -1]]
-
-
-def conv_zeroing(a, output_grads):
-    result = output_grads.mT @ a, output_grads.sum(1)
-    a.zero_(), output_grads.zero_()
-    return result
+def grams(a, Ds):
+    return Ds @ Ds.mT, a @ a.mT
 
 
 def sums(candidates, a):
@@ -278,42 +201,70 @@ def index_in_place(a, candidates, weight_grad):
     return errors.argmin()
 
 
+def masking(make):
+    """The same hook, which then sets the fillers' rows of what it has stored to 0."""
+    def made(records, name):
+        inner = make(records, name)
+        if not callable(inner):
+            return inner
+
+        def forward(*given):
+            back, stored = inner(*given), records.get(name)
+            if isinstance(stored, torch.Tensor) and stored.shape[:-1] == records["mask"].shape:
+                records[name] = stored * records["mask"][..., None]
+            return back
+        return forward
+    return made
+
+
+def hook_masking_first(records, name):
+    def forward(layer, args, output):
+        records[name] = with_ones(layer, args[0].detach() * records["mask"][..., None])
+    return forward
+
+
+def hook_masking(records, name, rows):
+    """The right ā, and the rows of it that `rows(ā, mask)` makes of it."""
+    def forward(layer, args, output):
+        records[name] = rows(with_ones(layer, args[0].detach()), records["mask"])
+    return forward
+
+
+def hook_with_the_mask_of_the_first_pass(records, name):
+    mask = records.get("mask")
+
+    def forward(layer, args, output):
+        records[name] = with_ones(layer, args[0].detach()) * mask[..., None]
+    return forward
+
+
+HOOKS = [
+    hook_by_padding, hook_by_filling, hook_by_numpy, Hook, hook_that_keeps_the_first,
+    lambda records, name: partial(store, records, name),
+    lambda records, name: lambda layer, args, output: records.__setitem__(name, torch.hstack([
+        args[0].detach().reshape(-1, layer.in_features),
+        torch.ones(args[0].numel() // layer.in_features, int(layer.bias is not None)),
+    ]).view(*args[0].shape[:-1], -1)),
+    lambda r, n: hook_doing(
+        r, n, lambda layer, a, output: (torch.set_grad_enabled(False), None)[1]),
+]
 RIGHT = {
     "make_hook": [
-        hook_by_padding, hook_by_filling, hook_by_numpy, Hook, hook_that_keeps_the_first,
-        lambda records, name: partial(store, records, name),
-        lambda records, name: lambda layer, args, output: records.__setitem__(name, torch.hstack([
-            args[0].detach().reshape(-1, layer.in_features),
-            torch.ones(args[0].numel() // layer.in_features, int(layer.bias is not None)),
-        ]).view(*args[0].shape[:-1], -1)),
-        lambda r, n: hook_doing(
-            r, n, lambda layer, a, output: (torch.set_grad_enabled(False), None)[1]),
+        *map(masking, HOOKS),
+        lambda r, n: hook_masking(r, n, lambda a, mask: a.masked_fill(~mask[..., None], 0)),
+        lambda r, n: hook_masking(r, n, lambda a, mask: torch.where(mask[..., None], a, 0.0)),
+        lambda r, n: hook_masking(r, n, lambda a, mask: (a.mT * mask[..., None, :]).mT
+                                  if mask.dim() > 1 else a * mask[:, None]),
     ],
-    "story_gradients": [
-        gradients_in_a_loop, gradients_in_place, gradients_by_autograd,
-        lambda a, Ds, mask: [Ds[b, real].T @ a[b, real] for b, real in enumerate(mask)],
-        lambda a, Ds, mask: np.einsum("bto,bti,bt->boi", Ds.numpy(), a.numpy(), mask.numpy()),
-        lambda a, Ds, mask: (Ds.mT.float() @ a.masked_fill(~mask[..., None], 0).float()).tolist(),
-        lambda a, Ds, mask: (a.mT @ torch.where(mask[:, :, None], Ds, 0.0)).transpose(1, 2),
-        lambda a, Ds, mask: (masked(Ds, mask)[..., None] * masked(a, mask)[:, :, None]).sum(1),
-        lambda a, Ds, mask: Ds.mT @ torch.diag_embed(mask.double()) @ a,
-    ],
-    "token_scores": [
-        scores_token_by_token, scores_by_numpy, scores_in_plain_python,
-        lambda a, Ds, P: (a @ P.T * Ds).sum(-1),
-        lambda a, Ds, P: torch.einsum("bto,oi,bti->bt", Ds, P, a),
-        lambda a, Ds, P: [torch.einsum("to,ti,oi->t", Ds[b], a[b], P) for b in range(len(a))],
-        lambda a, Ds, P: (Ds @ P @ a.mT).diagonal(dim1=1, dim2=2),
-        lambda a, Ds, P: torch.vmap(torch.vmap(lambda x, gradient: gradient @ P @ x))(a, Ds),
-        lambda a, Ds, P: ((Ds.float() @ P.float())[..., None, :] @ a.float()[..., None])[..., 0, 0],
-        lambda a, Ds, P: a.mul_(Ds.matmul(P)).sum(dim=2),
-    ],
-    "conv1d_gradient": [
-        conv_by_outer_products, conv_by_autograd, conv_by_the_one,
-        lambda a, Ds: (a.mT @ Ds, Ds.sum(dim=1)),
-        lambda a, Ds: [np.einsum("bti,bto->bio", a.numpy(), Ds.numpy()), Ds.numpy().sum(1)],
-        lambda a, Ds: (torch.bmm(Ds.float().mT, a.float()).mT, torch.einsum("bto->bo", Ds.float())),
-        lambda a, Ds: ([x.T @ y for x, y in zip(a, Ds, strict=True)], [y.sum(0) for y in Ds]),
+    "ghost_norms": [
+        lengths_token_by_token, lengths_by_numpy, lengths_in_place,
+        lambda a, Ds: (Ds @ Ds.mT * (a @ a.mT)).sum((1, 2)) ** 0.5,
+        lambda a, Ds: torch.einsum("bto,bso,bti,bsi->b", Ds, Ds, a, a).sqrt(),
+        lambda a, Ds: [((x @ x.T) * (y @ y.T)).sum().sqrt() for x, y in zip(a, Ds, strict=True)],
+        lambda a, Ds: (Ds.float() @ Ds.float().mT @ a.float() @ a.float().mT).diagonal(
+            dim1=1, dim2=2).sum(-1).sqrt(),  # the trace of a product of symmetric matrices
+        lambda a, Ds: torch.stack([torch.vdot(*(x.flatten() for x in pair)) for pair in zip(
+            *grams(a, Ds), strict=True)]).sqrt().tolist(),
     ],
     "find_output_grad": [
         index_by_projection, index_by_closeness, index_in_loops, index_in_place,
@@ -326,163 +277,103 @@ RIGHT = {
     ],
 }
 
-MASKED = "zero where the mask is False"
+HOOKS_WRONG = [
+    ("the 1 is missing", lambda records, name: hook(records, name, detached, one=False)),
+    ("no 1", lambda records, name: hook(records, name, detached, one="always")),
+    ("last entry", lambda records, name: hook(records, name, detached, one="first")),
+    ("layer's output: what it reads",
+     lambda r, n: hook(r, n, lambda layer, a, output: output.detach(), one=False)),
+    ("detach", lambda records, name: hook(records, name)),
+    ("replaces the layer's output",
+     lambda r, n: hook(r, n, detached, back=lambda stored: stored)),
+    ("return the hook itself", lambda records, name: records),
+    ("holds no tensor", lambda records, name: lambda layer, args, output: None),
+    ("your hook raised AttributeError",
+     lambda r, n: lambda layer, args, output: r.update({n: args.detach()})),
+    ("the 1 is missing", lambda r, n: hook_storing(r, n, lambda layer, a: a)),
+    (None,
+     lambda r, n: hook_storing(r, n, lambda layer, a: torch.cat([a, 0 * a[..., :1]], -1))),
+    ("your hook raised IndexError", lambda r, n: hook_storing(
+        r, n, lambda layer, a: torch.cat([a, a[:, :, :1] ** 0], -1))),
+    ("your hook raised RuntimeError", lambda r, n: hook_storing(
+        r, n, lambda layer, a: torch.cat([a, torch.ones(a.shape[0], a.shape[1], 1)], -1))),
+    ("your hook raised", lambda r, n: hook_storing(
+        r, n, lambda layer, a: torch.cat([a, torch.ones_like(a[..., :1])], dim=1))),
+    ("your hook raised", lambda r, n: hook_storing(
+        r, n, lambda layer, a: torch.cat([a, torch.ones_like(a[..., :1])], dim=2))),
+    ("your hook raised RuntimeError", hook_asking_the_bias),
+    ("second", hook_once),
+    ("your hook raised", hook_of_the_backward_pass),
+    ("holds no tensor", hook_appending),
+    ("holds no tensor", lambda r, n: Hook(r, "layer")),
+    ("holds no tensor", lambda r, n: Hook({}, n)),
+    ("holds no tensor", lambda r, n: Hook(dict(r), n)),
+    ("detach", hook_detaching_too_late),
+    ("overwrites",
+     lambda r, n: hook_doing(r, n, lambda layer, a, output: (a.data.zero_(), None)[1])),
+    ("layer's output", lambda r, n: hook_doing(r, n, lambda layer, a, output: output * 1.5)),
+    ("layer's output", lambda r, n: hook_doing(r, n, lambda layer, a, output: output.detach())),
+    ("overwrites",
+     lambda r, n: hook_doing(r, n, lambda layer, a, output: (output.data.mul_(2), None)[1])),
+    ("overwrites", lambda r, n: hook_doing(
+        r, n, lambda layer, a, output: (layer.weight.data.zero_(), None)[1])),
+    ("shape", lambda r, n: hook_storing(
+        r, n, lambda layer, a: with_ones(layer, a).mean(0))),
+    ("shape", lambda r, n: hook_storing(
+        r, n, lambda layer, a: with_ones(layer, a).flatten(0, -2))),
+    ("bias itself", lambda r, n: hook_storing(
+        r, n, lambda layer, a: a if layer.bias is None else torch.cat(
+            [a, layer.bias.detach()[:1].expand_as(a[..., :1])], -1))),
+    (None, lambda r, n: hook_storing(r, n, lambda layer, a: layer.weight.detach())),
+    ("return the hook itself", lambda r, n: Hook(r, n)(
+        torch.nn.Linear(2, 2), (torch.ones(1, 2),), None) or r[n]),
+    ("your hook raised TypeError", lambda r, n: lambda args, output: None),
+]
 WRONG = {
     "make_hook": [
-        ("the 1 is missing", lambda records, name: hook(records, name, detached, one=False)),
-        ("no 1", lambda records, name: hook(records, name, detached, one="always")),
-        ("last entry", lambda records, name: hook(records, name, detached, one="first")),
-        ("layer's output: what it reads",
-         lambda r, n: hook(r, n, lambda layer, a, output: output.detach(), one=False)),
-        ("detach", lambda records, name: hook(records, name)),
-        ("replaces the layer's output",
-         lambda r, n: hook(r, n, detached, back=lambda stored: stored)),
-        ("return the hook itself", lambda records, name: records),
-        ("holds no tensor", lambda records, name: lambda layer, args, output: None),
-        ("your hook raised AttributeError",
-         lambda r, n: lambda layer, args, output: r.update({n: args.detach()})),
-        ("the 1 is missing", lambda r, n: hook_storing(r, n, lambda layer, a: a)),
-        (None,
-         lambda r, n: hook_storing(r, n, lambda layer, a: torch.cat([a, 0 * a[..., :1]], -1))),
-        ("your hook raised IndexError", lambda r, n: hook_storing(
-            r, n, lambda layer, a: torch.cat([a, a[:, :, :1] ** 0], -1))),
-        ("your hook raised RuntimeError", lambda r, n: hook_storing(
-            r, n, lambda layer, a: torch.cat([a, torch.ones(a.shape[0], a.shape[1], 1)], -1))),
-        ("your hook raised", lambda r, n: hook_storing(
-            r, n, lambda layer, a: torch.cat([a, torch.ones_like(a[..., :1])], dim=1))),
-        ("your hook raised", lambda r, n: hook_storing(
-            r, n, lambda layer, a: torch.cat([a, torch.ones_like(a[..., :1])], dim=2))),
-        ("your hook raised RuntimeError", hook_asking_the_bias),
-        ("second", hook_once),
-        ("your hook raised", hook_of_the_backward_pass),
-        ("holds no tensor", hook_appending),
-        ("holds no tensor", lambda r, n: Hook(r, "layer")),
-        ("holds no tensor", lambda r, n: Hook({}, n)),
-        ("holds no tensor", lambda r, n: Hook(dict(r), n)),
-        ("detach", hook_detaching_too_late),
-        ("overwrites",
-         lambda r, n: hook_doing(r, n, lambda layer, a, output: (a.data.zero_(), None)[1])),
-        ("layer's output", lambda r, n: hook_doing(r, n, lambda layer, a, output: output * 1.5)),
-        ("layer's output", lambda r, n: hook_doing(r, n, lambda layer, a, output: output.detach())),
-        ("overwrites",
-         lambda r, n: hook_doing(r, n, lambda layer, a, output: (output.data.mul_(2), None)[1])),
-        ("overwrites", lambda r, n: hook_doing(
-            r, n, lambda layer, a, output: (layer.weight.data.zero_(), None)[1])),
-        ("shape", lambda r, n: hook_storing(
-            r, n, lambda layer, a: with_ones(layer, a).mean(0))),
-        ("shape", lambda r, n: hook_storing(
-            r, n, lambda layer, a: with_ones(layer, a).flatten(0, -2))),
-        ("bias itself", lambda r, n: hook_storing(
-            r, n, lambda layer, a: a if layer.bias is None else torch.cat(
-                [a, layer.bias.detach()[:1].expand_as(a[..., :1])], -1))),
-        (None, lambda r, n: hook_storing(r, n, lambda layer, a: layer.weight.detach())),
-        ("return the hook itself", lambda r, n: Hook(r, n)(
-            torch.nn.Linear(2, 2), (torch.ones(1, 2),), None) or r[n]),
-        ("your hook raised TypeError", lambda r, n: lambda args, output: None),
+        *((words, masking(make)) for words, make in HOOKS_WRONG),
+        ("fillers are stored", Hook),
+        ("fillers are stored", lambda r, n: hook(r, n, detached)),
+        ("still 1", hook_masking_first),
+        ("the opposite", lambda r, n: hook_masking(r, n, lambda a, mask: a * ~mask[..., None])),
+        ("keep every row", lambda r, n: hook_masking(r, n, lambda a, mask: a[mask])),
+        ("overwrites", lambda r, n: hook_masking(r, n, lambda a, mask: a.mul_(mask[..., None]))),
+        ("your hook raised TypeError", hook_with_the_mask_of_the_first_pass),
+        ("raised", lambda r, n: hook_masking(r, n, lambda a, mask: a * mask)),
     ],
-    "story_gradients": [
-        (MASKED, lambda a, Ds, mask: Ds.transpose(1, 2) @ a),
-        ("number of real tokens",
-         lambda a, Ds, mask: (Ds * mask[..., None]).mT @ a / mask.sum(1)[:, None, None]),
-        ("number of positions",
-         lambda a, Ds, mask: torch.einsum("bto,bti->btoi", Ds * mask[..., None], a).mean(1)),
-        ("transposed", lambda a, Ds, mask: a.mT @ (Ds * mask[..., None])),
-        ("sequences are summed",
-         lambda a, Ds, mask: torch.einsum("bto,bti->oi", Ds * mask[..., None], a)),
-        ("one matrix for each token",
-         lambda a, Ds, mask: torch.einsum("bto,bti->btoi", Ds * mask[..., None], a)),
-        ("before they are multiplied: a token", lambda a, Ds, mask: torch.einsum("bto,bui->boi", *(
-            x * mask[..., None] for x in (Ds, a)))),
-        ("padding included", lambda a, Ds, mask: torch.einsum("bto,bui->boi", Ds, a)),
-        ("opposite", lambda a, Ds, mask: masked(Ds, ~mask).mT @ a),
-        ("for 1 of 2", gradients_of_the_front),
-        ("first sequence", lambda a, Ds, mask: (Ds * mask[0][:, None]).mT @ a),
-        ("shape", lambda a, Ds, mask: (masked(Ds, mask).mT @ a).sum(0, keepdim=True)),
-        ("batch axis", lambda a, Ds, mask: (masked(Ds, mask).mT @ a).mean(0)),
-        ("absolute", lambda a, Ds, mask: (masked(Ds, mask).mT @ a).abs()),
-        ("sign", lambda a, Ds, mask: -masked(Ds, mask).mT @ a),
-        ("shape", lambda a, Ds, mask: masked(Ds, mask).mT @ a[..., :-1]),
-        (None, lambda a, Ds, mask: masked(Ds, mask).mT @ a / mask.sum()),
-        ("raised", lambda a, Ds, mask: (Ds * mask).mT @ a),
-        ("sequences are summed", lambda a, Ds, mask: Ds[mask].mT @ a[mask]),
-        ("raised", lambda a, Ds, mask: Ds @ a),
-        (None, lambda a, Ds, mask: (mask.fill_(True), Ds.mT @ a)[1]),
-        (None, lambda a, Ds, mask: masked(Ds.flip(1), mask).mT @ a),
-        (None, lambda a, Ds, mask: masked(Ds, mask).mT ** 2 @ a ** 2),
-        ("transposed",
-         lambda a, Ds, mask: (masked(Ds, mask).mT @ a).reshape(len(a), a.shape[2], -1)),
-    ],
-    "token_scores": [
-        ("inputs are summed", lambda a, Ds, P: summed(a, Ds, P, "bto,oi,bti->bt", a_all=True)),
-        ("Ds are summed", lambda a, Ds, P: summed(a, Ds, P, "bto,oi,bti->bt", Ds_all=True)),
-        ("P is transposed", lambda a, Ds, P: summed(a, Ds, P, "bto,io,bti->bt")),
-        ("averaged over in+1", lambda a, Ds, P: summed(a, Ds, P, "bto,oi,bti->bt") / a.shape[-1]),
-        ("sequence's score", lambda a, Ds, P: summed(a, Ds, P, "bto,oi,bti->b")),
-        ("every Ds_t met every", lambda a, Ds, P: Ds @ P @ a.mT),
-        ("P is missing", lambda a, Ds, P: (Ds * a).sum(-1)),
-        ("not averaged", lambda a, Ds, P: summed(a, Ds, P, "bto,oi,bti->bt") / a.shape[1]),
-        ("batch·token·out·in",
-         lambda a, Ds, P: (Ds[..., None] * a[..., None, :] * P).sum((-2, -1))),
-        ("batch·token·out·in",
-         scores_by_matrices(lambda Ds, a: torch.einsum("bto,bti->btoi", Ds, a))),
-        ("batch·token·out·in",
-         scores_by_matrices(lambda Ds, a: torch.vmap(torch.vmap(torch.outer))(Ds, a))),
-        ("batch·token·out·in",
-         lambda a, Ds, P: torch.einsum("bto,bti->btoi", Ds, a).flatten(2) @ P.flatten()),
-        ("batch·token·out·in", lambda a, Ds, P: torch.func.vmap(torch.kron)(
-            Ds.flatten(0, 1), a.flatten(0, 1)).view(*a.shape[:2], -1) @ P.flatten()),
-        ("batch·token·out·in", scores_by_broadcasting_numpy),
-        ("sign", lambda a, Ds, P: -(Ds @ P * a).sum(-1)),
-        ("absolute", lambda a, Ds, P: (Ds @ P * a).sum(-1).abs()),
-        ("absolute", lambda a, Ds, P: (Ds @ P * a).abs().sum(-1)),
-        ("summed over the batch", lambda a, Ds, P: (Ds @ P * a).sum(-1).sum(0)),
-        ("shape", lambda a, Ds, P: Ds @ P * a),
-        ("shape", lambda a, Ds, P: (Ds @ P * a).sum(-1, keepdim=True)),
-        ("inputs are summed", lambda a, Ds, P: (Ds @ P @ a.mT).sum(-1)),
-        ("running", lambda a, Ds, P: (Ds @ P * a).sum(-1).cumsum(1)),
-        ("the 1", lambda a, Ds, P: (Ds @ P[:, :-1] * a[..., :-1]).sum(-1)),
-        ("times 2", lambda a, Ds, P: 2 * (Ds @ P * a).sum(-1)),
-        (None, lambda a, Ds, P: (Ds @ P * a).sum(-1) ** 2),
-        ("P is transposed", lambda a, Ds, P: (Ds @ P.T * a).sum(-1)),
-        ("raised", lambda a, Ds, P: Ds * P * a),
-        ("shape", lambda a, Ds, P: (Ds @ P * a).sum()),
-        ("P is missing", lambda a, Ds, P: Ds.sum(-1) * a.sum(-1)),
-        (None, lambda a, Ds, P: (P.zero_(), torch.zeros(a.shape[:2]))[1]),
-    ],
-    "conv1d_gradient": [
-        ("transposed", lambda a, Ds: conv(a, Ds, turn=True)),
-        ("return the gradient, not the step", lambda a, Ds: tuple(-part for part in conv(a, Ds))),
-        ("divided by the number of tokens: the gradient", lambda a, Ds: conv(a, Ds, mean=True)),
-        ("keep the batch axis, one",
-         lambda a, Ds: (torch.einsum("bti,bto->io", a, Ds), Ds.sum((0, 1)))),
-        ("in the bias: keep the batch axis",
-         lambda a, Ds: conv(a, Ds, bias=lambda a, Ds: Ds.sum((0, 1)))),
-        ("bias gradient is the sum of Ds_t over the tokens",
-         lambda a, Ds: conv(a, Ds, bias=lambda a, Ds: Ds)),
-        ("bias gradient is divided", lambda a, Ds: conv(a, Ds, bias=lambda a, Ds: Ds.mean(1))),
-        ("not of what the layer reads", lambda a, Ds: conv(a, Ds, bias=lambda a, Ds: a.sum(1))),
-        ("return 2 things", lambda a, Ds: a.mT @ Ds),
-        ("transposed", conv_zeroing),
-        (None, lambda a, Ds: ((a.mT @ Ds).reshape(len(a), Ds.shape[2], a.shape[2]), Ds.sum(1))),
-        ("keep the batch axis", lambda a, Ds: ((a.mT @ Ds).sum(0), Ds.sum((0, 1)))),
-        ("shape", lambda a, Ds: ((a.mT @ Ds).sum(0, keepdim=True), Ds.sum((0, 1)))),
-        ("one matrix for each token", lambda a, Ds: (a[..., None] * Ds[..., None, :], Ds.sum(1))),
-        ("bias's gradient has shape", lambda a, Ds: (a.mT @ Ds, Ds.sum(2))),
-        ("the 1 does not depend",
-         lambda a, Ds: (a.mT @ Ds, torch.full_like(Ds[:, 0], Ds.shape[1]))),
-        ("the 1 of ā", lambda a, Ds: (torch.cat([a, a[..., :1] ** 0], -1).mT @ Ds, Ds.sum(1))),
-        ("order", lambda a, Ds: (Ds.sum(1), a.mT @ Ds)),
-        ("summed before", lambda a, Ds: (a.sum(1)[:, :, None] * Ds.sum(1)[:, None], Ds.sum(1))),
-        ("sign", lambda a, Ds: (a.mT @ Ds, -Ds.sum(1))),
-        ("sign", lambda a, Ds: (-a.mT @ Ds, Ds.sum(1))),
-        ("absolute", lambda a, Ds: ((a.mT @ Ds).abs(), Ds.sum(1))),
-        ("return 2", lambda a, Ds: (a.mT @ Ds,)),
-        ("return 2", lambda a, Ds: torch.cat([a.mT @ Ds, Ds.sum(1, keepdim=True)], 1)),
-        (None, lambda a, Ds: (a.mT @ Ds, Ds[:, -1])),
-        (None, lambda a, Ds: (a.mT @ a, Ds.sum(1))),
-        ("raised", lambda a, Ds: (a @ Ds, Ds.sum(1))),
-        ("keep the batch axis", lambda a, Ds: (a.flatten(0, 1).T @ Ds.flatten(0, 1), Ds.sum(1))),
-        ("bias", lambda a, Ds: (a.mT @ Ds, Ds.sum(1, keepdim=True))),
+    "ghost_norms": [
+        ("root is missing", lambda a, Ds: (Ds @ Ds.mT * (a @ a.mT)).sum((1, 2))),
+        ("t ≠ u", lambda a, Ds: (Ds.pow(2).sum(-1) * a.pow(2).sum(-1)).sum(1).sqrt()),
+        ("t ≠ u", lambda a, Ds: (grams(a, Ds)[0] * grams(a, Ds)[1]).diagonal(
+            dim1=1, dim2=2).sum(-1).sqrt()),
+        ("added up", lambda a, Ds: (Ds.norm(dim=-1) * a.norm(dim=-1)).sum(1)),
+        ("each Gram matrix is summed",
+         lambda a, Ds: (grams(a, Ds)[0].sum((1, 2)) * grams(a, Ds)[1].sum((1, 2))).sqrt()),
+        ("each Gram matrix is summed",
+         lambda a, Ds: torch.linalg.matrix_norm(Ds.sum(1)[..., None] * a.sum(1)[:, None])),
+        ("that of Ds", lambda a, Ds: (Ds @ Ds.mT).sum((1, 2)).sqrt()),
+        ("that of ā", lambda a, Ds: (a @ a.mT).sum((1, 2)).sqrt()),
+        ("are added", lambda a, Ds: sum(grams(a, Ds)).sum((1, 2)).sqrt()),
+        ("number of tokens", lambda a, Ds: torch.linalg.matrix_norm(Ds.mT @ a) / a.shape[1]),
+        ("the 1 of ā",
+         lambda a, Ds: (Ds @ Ds.mT * (a[..., :-1] @ a[..., :-1].mT)).sum((1, 2)).sqrt()),
+        ("whole batch's gradient",
+         lambda a, Ds: (Ds.mT @ a).sum(0).norm().repeat(len(a))),
+        ("keep the batch axis", lambda a, Ds: (Ds @ Ds.mT * (a @ a.mT)).sum().sqrt()),
+        ("one number for each token", lambda a, Ds: (Ds @ Ds.mT * (a @ a.mT)).sum(2).sqrt()),
+        ("one number for each pair", lambda a, Ds: Ds @ Ds.mT * (a @ a.mT)),
+        ("Dθ itself", lambda a, Ds: Ds.mT @ a),
+        ("out·(in+1)", lambda a, Ds: torch.linalg.matrix_norm(Ds.mT @ a)),
+        ("out·(in+1)", lambda a, Ds: [(y.T @ x).norm() for x, y in zip(a, Ds, strict=True)]),
+        ("out·(in+1)", lambda a, Ds: [
+            np.linalg.norm(y.T.numpy() @ x.numpy()) for x, y in zip(a, Ds, strict=True)]),
+        ("sign", lambda a, Ds: -torch.linalg.matrix_norm(Ds.mT @ a)),
+        ("1 over", lambda a, Ds: 1 / torch.linalg.matrix_norm(Ds.mT @ a)),
+        ("raised", lambda a, Ds: (Ds @ Ds * (a @ a)).sum((1, 2)).sqrt()),
+        ("raised", lambda a, Ds: (Ds.mT @ Ds * (a.mT @ a)).sum((1, 2)).sqrt()),
+        ("shape", lambda a, Ds: (Ds @ Ds.mT * (a @ a.mT)).sum((1, 2), keepdim=True).sqrt()),
+        (None, lambda a, Ds: (Ds @ Ds.mT * (a @ a.mT)).abs().sum((1, 2)).sqrt()),
+        (None, lambda a, Ds: torch.linalg.matrix_norm(Ds.mT @ a, ord=2)),
     ],
     "find_output_grad": [
         ("you picked", lambda a, candidates, weight_grad: 0),

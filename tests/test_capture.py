@@ -5,6 +5,7 @@ import pytest
 import torch
 from builders import ROUNDING, VOCABULARY, autograd_gradient, loss_of, random_ids, tiny_model
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from helpers.capture import Capture, backward_pass, find_layers, shape
 from helpers.stories import InputError, batches, vector_batch
@@ -43,6 +44,35 @@ def test_padding_has_exactly_zero_output_gradient(family):
     for _, record in captured.items():
         assert record.output_grads[~batch.mask].abs().max() == 0
         assert record.output_grads[batch.mask].abs().max() > 0
+
+
+class Largest(TorchDispatchMode):
+    """The most numbers of a tensor made inside the block, views of `known` ones apart."""
+
+    def __init__(self, known):
+        super().__init__()
+        self.known, self.numbers = {one.untyped_storage().data_ptr() for one in known}, 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for one in result if isinstance(result, tuple | list) else [result]:
+            if isinstance(one, torch.Tensor):
+                held = one.untyped_storage()
+                if held.data_ptr() not in self.known:
+                    self.numbers = max(self.numbers, held.nbytes() // one.element_size())
+        return result
+
+
+def test_no_gradient_of_a_weight_is_formed_where_only_the_ends_are_wanted():
+    model = nn.Sequential(nn.Linear(64, 96), nn.Tanh(), nn.Linear(96, 10))
+    batch = vector_batch(torch.randn(2, 1, 64), torch.tensor([3, 7]))
+    known = [*model.parameters(), batch.input_ids]
+    with Largest(known) as plain:
+        torch.nn.functional.cross_entropy(
+            model(torch.randn(2, 64)), torch.tensor([3, 7]), reduction="sum").backward()
+    with Largest(known) as ends:
+        backward_pass(model, find_layers(model), batch)
+    assert plain.numbers >= 64 * 96 > 10 * ends.numbers > 0
 
 
 def test_layers_found_by_family_and_scope(family):

@@ -548,16 +548,18 @@ def handed_in():
         "empty": {},
         "zipped": {"work.zip": packed_file("zip")},
         "<script>alert(1)<b>": {"=cmd()&<b>.ipynb": handing(
-            "02",
-            make_hook=body("make_hook", "raise ValueError('</td><script>alert(2)</script>')"),
-            token_scores=body("token_scores", "os._exit(0)"),
-            find_output_grad="def my_find_output_grad(:")},
-        "hungry": {"03.ipynb": handing(
-            "03",
-            exact_fisher=body("exact_fisher", "input('?')"),
-            kron_ihvp=body("kron_ihvp", forks, "return 0"),
-            ekfac_eigenvalues=body("ekfac_eigenvalues", "return [*range(2**30)]"),
-            cg=body("cg", "file = open('big', 'wb')", "while True: file.write(bytes(2**20))"))},
+            "01",
+            ridge_influence=body(
+                "ridge_influence", "raise ValueError('</td><script>alert(2)</script>')"),
+            loo_residuals=body("loo_residuals", "os._exit(0)"),
+            damped_solve="def my_damped_solve(:")},
+        "hungry": {"01.ipynb": handing(
+            "01",
+            removal_effect=body("removal_effect", "input('?')"),
+            loo_residuals=body("loo_residuals", forks, "return 0"),
+            ridge_influence=body("ridge_influence", "return [*range(2**30)]"),
+            damped_solve=body("damped_solve", "file = open('big', 'wb')",
+                              "while True: file.write(bytes(2**20))"))},
         "talker": {"04.ipynb": handing(
             "04",
             completion_labels=body("completion_labels", "print('✓' * 10**8)", "os.system('echo ✓')",
@@ -679,7 +681,7 @@ def test_broken_files_cost_their_own_row(graded):
 @pytest.mark.slow
 def test_exits_and_errors_cost_their_own_exercise(graded):
     name, page = "<script>alert(1)<b>", said(graded, "_script_alert_1_b_")
-    assert result(graded, name) == ["wrong", "correct", "wrong", "correct", "wrong"]
+    assert result(graded, name) == ["wrong", "correct", "wrong", "wrong"]
     for words in ("ended the process", "no valid Python"):
         assert words in page
     assert "<script" not in page.lower() and "&lt;script&gt;alert(2)" in page
@@ -698,7 +700,7 @@ def started_by_graders():
 @pytest.mark.slow
 def test_memory_files_and_processes_are_limited(graded):
     """What it has started is ended with it: none of the 150 sleeps on."""
-    assert result(graded, "hungry") == ["correct", "wrong", "wrong", "wrong", "wrong"]
+    assert result(graded, "hungry") == ["wrong"] * 4
     page = said(graded, "hungry")
     assert "EOFError" in page
     if sys.platform == "linux":

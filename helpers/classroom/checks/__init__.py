@@ -1,6 +1,6 @@
 """The learner's checks, by chapter; each judges an answer against an oracle of its own."""
 from .ch01 import damped_solve, loo_residuals, removal_effect, ridge_influence
-from .ch02 import conv1d_gradient, find_output_grad, make_hook, story_gradients, token_scores
+from .ch02 import find_output_grad, ghost_norms, make_hook
 from .ch03 import ekfac_eigenvalues, ggn_product, kron_ihvp
 from .ch04 import completion_labels, content_weights, on_predicted, token_influence
 from .ch05 import mend_a, mend_b, mend_c, moves_alone
