@@ -90,6 +90,7 @@ class _Clinic:
         Q_A, Q_S = (torch.linalg.qr(draw(size, size)).Q for size in (inner, outer))
         Lambda, W = 0.1 + 2 * draw(outer, inner).square(), draw(outer, inner)
         (self.query, r_q), (self.story, r) = (_sequence(draw, length, W) for length in lengths)
+        self.by_token = r_q.flatten(1), r.flatten(1)
         self.factors, self.n_train = (Q_A, Q_S, Lambda, damping, n_train), n_train
         basis = torch.kron(Q_S, Q_A)
         self.damped = basis @ (Lambda.flatten() + damping).diag() @ basis.T
@@ -166,4 +167,46 @@ def mend_a(answer):
             "and a dense solve with G+λI")
 
 
-mend_b = mend_c = mend_a  # whoever the patient was, what counts is what the mended pipeline does
+# -- both splits ----------------------------------------------------------------------------------
+
+def _table(clinic):
+    """Entry (u, t) is what token u of the query and token t of the story have to do with each
+    other: a problem of `both_splits`."""
+    (r_q, r), n_train = clinic.by_token, clinic.n_train
+    Q_A, Q_S, Lambda, damping, _ = clinic.factors
+    truth = r_q @ torch.linalg.solve(clinic.damped, r.T) / n_train
+    by_query, by_story = truth.sum(1, keepdim=True), truth.sum(0, keepdim=True)
+    basis = torch.kron(Q_S, Q_A)
+    turned = basis.T @ (1 / (Lambda.flatten() + damping)).diag() @ basis
+    undamped = basis @ (1 / Lambda.flatten()).diag() @ basis.T
+    length_q, length = truth.shape
+    return Problem((clinic.query, clinic.story, *clinic.factors), Expected("the table", truth, {
+        "that is the product of the two splits: solve for each token of the query":
+            by_query @ by_story / truth.sum(),
+        "every row is the story's split: the query's tokens were summed before the solve":
+            by_story.expand_as(truth),
+        "every row is a share of the story's split: keep the query's tokens apart":
+            by_story.expand_as(truth) / length_q,
+        "every column is the query's split: the story's tokens were summed":
+            by_query.expand_as(truth),
+        "there is no curvature in it: that is the dot product of the tokens' gradients":
+            r_q @ r.T / n_train,
+        "it multiplies by Λ + λ: the iHVP divides": r_q @ clinic.damped @ r.T / n_train,
+        "the rotation is turned: into the eigenbasis goes Q_Sᵀ V Q_A": r_q @ turned @ r.T / n_train,
+        "the damping is missing": r_q @ undamped @ r.T / n_train,
+    }, {
+        "that is one split, the story's: keep the query's tokens apart, too": (length,),
+        "that is one split, the query's: keep the story's tokens apart, too": (length_q,),
+        "a row for each token of the query, a column for each of the story: yours is transposed":
+            (length, length_q),
+    }))
+
+
+@check
+def both_splits(answer):
+    """`answer(query (ā, Ds), story (ā, Ds), Q_A, Q_S, Lambda, damping, n_train) → (T_q, T)`,
+    against autograd by token of both and a dense solve."""
+    judge(answer, [_table(_Clinic(6, (4, 6), 3, 5, 0.3, 50)),
+                   _table(_Clinic(16, (7, 5), 4, 3, 1.1, 13))])
+    return ("every entry equals autograd with a copy of the weights for each token of both, "
+            "and a dense solve with G+λI")
