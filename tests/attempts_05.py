@@ -183,6 +183,62 @@ def overwriting(query, story, Q_A, Q_S, Lambda, damping, n_train):
     return pushed.sum(-1).div_(n_train)
 
 
+def table_by_row(query, story, *factors):
+    """The right pipeline, asked by one token of the query after the other."""
+    tokens = zip(query[0].split(1), query[1].split(1), strict=True)
+    return torch.stack([pipeline()(token, story, *factors) for token in tokens])
+
+
+def table_by_loop(query, story, Q_A, Q_S, Lambda, damping, n_train):
+    table = []
+    for a_q, s_q in zip(*query, strict=True):
+        P = Q_S @ ((Q_S.T @ torch.outer(s_q, a_q) @ Q_A) / (Lambda + damping)) @ Q_A.T
+        table.append([(s @ P @ a).item() / n_train for a, s in zip(*story, strict=True)])
+    return table
+
+
+def by_token(sequence):
+    """r_t = Ds_t ā_tᵀ, flat."""
+    return torch.einsum("to,ti->toi", sequence[1], sequence[0]).flatten(1)
+
+
+def table_dense(query, story, Q_A, Q_S, Lambda, damping, n_train):
+    basis = torch.kron(Q_S, Q_A)
+    G = basis @ torch.diag(Lambda.flatten() + damping) @ basis.T
+    return by_token(query) @ torch.linalg.solve(G, by_token(story).T) / n_train
+
+
+def table_numpy(query, story, Q_A, Q_S, Lambda, damping, n_train):
+    parts = [part.numpy() for part in (*query, *story, Q_A, Q_S, Lambda)]
+    a_q, s_q, a, s, Q_A, Q_S, Lambda = parts
+    rotated = [a_q @ Q_A, s_q @ Q_S, a @ Q_A, s @ Q_S]
+    return np.einsum("ui,uo,ti,to,oi->ut", *rotated, 1 / (Lambda + damping)) / n_train
+
+
+def table_single(query, story, *factors):
+    query, story = ([part.float() for part in pair] for pair in (query, story))
+    return table_by_row(query, story, *(factor.float() for factor in factors[:3]), *factors[3:])
+
+
+def altered(change):
+    """The right table, changed."""
+    def run(query, *rest):
+        return change(table_by_row(query, *rest))
+    return run
+
+
+def table_of(**options):
+    """The table of a pipeline with mistakes, one token of the query after the other."""
+    def run(query, story, *factors):
+        tokens = zip(query[0].split(1), query[1].split(1), strict=True)
+        return torch.stack([pipeline(**options)(token, story, *factors) for token in tokens])
+    return run
+
+
+def no_curvature(query, story, Q_A, Q_S, Lambda, damping, n_train):
+    return by_token(query) @ by_token(story).T / n_train
+
+
 PIPELINES = [token_loop, dense, numpy_pipeline, in_the_eigenbasis, single_pipeline, overwriting,
              pipeline()]
 RIGHT = {
@@ -191,7 +247,8 @@ RIGHT = {
                     single_precision, by_jacobian, by_poison, by_slopes,
                     lambda split, a, s: changed(split, a, s).nonzero().flatten().tolist() == [2],
                     lambda *a: changed(*a)[2] & (changed(*a).sum() == 1)],
-    "mend_a": PIPELINES, "mend_b": PIPELINES, "mend_c": PIPELINES,
+    "mend_a": PIPELINES,
+    "both_splits": [table_by_loop, table_dense, table_numpy, table_by_row, table_single],
 }
 
 
@@ -258,12 +315,13 @@ SYMPTOMS = [
     ("the sum over tokens is off by", rebuilt(change=lambda values: values / len(values))),
     ("moves", rebuilt(change=lambda values: values.softmax(0))),
     ("moves", rebuilt(change=lambda values: values.mean().expand(len(values)))),
-    ("leaves value 2 as it was", lambda query, story, *factors: torch.tensor(HARD_CODED)),
+    ("for a story of length 1", lambda query, story, *factors: torch.tensor(HARD_CODED)),
     ("misses the query's gradient by", turned_lambda),
     ("misses the query's gradient by", summed_query),
     ("the sum over tokens is off by", rebuilt(change=lambda values: 2 * values)),
     ("raised", lambda query, story, Q_A, Q_S, *rest: pipeline()(query, story, Q_S, Q_A, *rest)),
     ("not finite", rebuilt(change=lambda values: values / 0)),
+    ("leaves value 2 as it was", rebuilt(change=lambda values: 0 * values)),
     ("misses the query's gradient by", pipeline(turn=(True, False))),
     ("the sum over tokens is off by", rebuilt(change=torch.relu)),
 ]
@@ -311,19 +369,27 @@ WRONG = {
         ("misses the query's gradient by", pipeline(multiply=True)),
         ("the sum over tokens is off by", pipeline(damped=False)),
         ("the sum over tokens is off by 4900%", pipeline(divide=False)),
-        *SYMPTOMS,
-    ],
-    "mend_b": [
-        ("moves 3 other values", pipeline(split="query")),
-        ("4 values for a story of 6 tokens", bare_query_split),
-        ("moves 5 other values", pipeline(split="inputs")),
-        ("misses the query's gradient by", pipeline(multiply=True)),
-        *SYMPTOMS,
-    ],
-    "mend_c": [
-        ("doubling ā of token 2 of the story moves 5 other values", pipeline(split="rescaled")),
+        ("misses the query's gradient by", pipeline(turn=(False, True), split="rescaled")),
+        ("doubling ā of token 2 moves 5 other values", pipeline(split="rescaled")),
         ("the sum over tokens is off by", pipeline(split="inputs")),
-        ("doubling Ds of token 2 of the story moves 5 other values", pipeline(split="outputs")),
+        ("doubling Ds of token 2 moves 5 other values", pipeline(split="outputs")),
+        ("moves 3 other values", pipeline(split="query")),
+        ("shape (4,) for a story of length 6", bare_query_split),
         *SYMPTOMS,
+    ],
+    "both_splits": [
+        ("product of the two splits", altered(lambda M: M.sum(1, True) @ M.sum(0, True) / M.sum())),
+        ("every row is the story's split", altered(lambda M: M.sum(0, True).expand_as(M))),
+        ("there is no curvature", no_curvature),
+        ("it multiplies by Λ + λ", table_of(multiply=True)),
+        ("that is one split", pipeline()),
+        ("shape (4,)", bare_query_split),
+        ("yours is transposed", altered(lambda M: M.T)),
+        ("times", table_of(divide=False)),
+        ("every sign is turned", altered(torch.neg)),
+        ("shape", altered(torch.sum)),
+        ("not finite", altered(lambda M: M / 0)),
+        ("right for 1 of 2 inputs", lambda *given: table_by_row(*given[:5], 0.3, *given[6:])),
+        (None, table_of(turn=(False, True))),
     ],
 }
