@@ -51,15 +51,16 @@ def on_colab(name: str, address: str | None, branch: str) -> str | None:
 
 def badge_row(name: str, address: str | None, branch: str, copies: bool) -> str:
     """The last line of a notebook's first cell: how it is opened on Colab."""
+    keep = "*File → Save a copy in Drive* keeps what you write there."
     if link := on_colab(name, address, branch):
-        return f"**On Colab**: [![Open in Colab]({COLAB}/assets/colab-badge.svg)]({link})"
+        return f"**On Colab**: [![Open in Colab]({COLAB}/assets/colab-badge.svg)]({link}) {keep}"
     if address:
         return (f"**On Colab**: upload this notebook to [Colab]({COLAB}); its set-up cell fetches "
-                "the rest.")
+                f"the rest. {keep}")
     more = ", `notebooks`" if copies else ""  # with the answers that later cells import
     return (f"**On Colab**: this series has no public address yet. Upload this notebook to "
             f"[Colab]({COLAB}), and to its *Files* a ZIP file of `helpers`, `data`{more} and "
-            "`requirements.txt`; run `!unzip -qn '*.zip'` in a new cell, then all cells.")
+            f"`requirements.txt`; run `!unzip -qn '*.zip'` in a new cell, then all cells. {keep}")
 
 
 def rewritten(root: Path, address: str | None, branch: str) -> dict[Path, str]:
