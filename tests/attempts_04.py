@@ -44,6 +44,18 @@ def labels_in_place(ids, start):
     return torch.LongTensor(ids[1:])
 
 
+def biased(answer):
+    """An answer that takes ā, as one that takes a."""
+    def whole(a, output_grads, P, n_train):
+        return answer(torch.cat([a, torch.ones_like(a[:, :1])], 1), output_grads, P, n_train)
+    return whole
+
+
+def influence_in_parts(a, output_grads, P, n_train):
+    weight, bias = P[:, :-1], P[:, -1]
+    return (output_grads * (a @ weight.T + bias)).sum(1) / n_train
+
+
 def influence_by_loop(inputs, output_grads, P, n_train):
     values = []
     for a, s in zip(inputs, output_grads, strict=True):
@@ -149,7 +161,7 @@ RIGHT = {
         lambda ids, start: labels(ids, range(start - 1, len(ids))).int(),
         lambda ids, start: [torch.tensor(label) for label in labels_by_append(ids, start)],
     ],
-    "token_influence": [
+    "token_influence": [influence_in_parts, *map(biased, [
         influence_by_loop, influence_by_numpy, influence_in_place,
         lambda a, s, P, N: torch.einsum("to,oi,ti->t", s, P, a) / N,
         lambda a, s, P, N: (s @ P @ a.T).diag() / N,
@@ -157,7 +169,7 @@ RIGHT = {
         lambda a, s, P, N: ((s.float() @ P.float())[:, None] @ a.float()[:, :, None]).flatten() / N,
         lambda a, s, P, N: torch.stack([s[t] @ P @ a[t] for t in range(len(a))]).div(N),
         lambda a, s, P, N: torch.nn.functional.bilinear(s, a, P[None])[:, 0] / N,
-    ],
+    ])],
     "on_predicted": [
         profile_by_loop, profile_by_roll, profile_in_place,
         lambda values: torch.nn.functional.pad(values, (1, 0))[:-1],
@@ -237,43 +249,52 @@ WRONG = {
         ("first token only", lambda ids, start: labels(ids, [start - 1])),
     ],
     "token_influence": [
-        ("activations were summed", lambda a, s, P, N: torch.einsum("to,oi,ji->t", s, P, a) / N),
+        ("the bias is missing", lambda a, s, P, N: ((s @ P[:, :-1]) * a).sum(1) / N),
+        ("the bias alone", lambda a, s, P, N: s @ P[:, -1] / N),
+        ("sum over all tokens", lambda a, s, P, N: (
+            ((s @ P[:, :-1]) * a).sum(1) + (s @ P[:, -1]).sum()) / N),
+        ("without the bias", lambda a, s, P, N: (s @ P)[:, :-1] * a / N),
+        ("raised", lambda a, s, P, N: ((s @ P) * a).sum(1) / N),
+        ("activations were summed",
+         biased(lambda a, s, P, N: torch.einsum("to,oi,ji->t", s, P, a) / N)),
         ("output gradients were summed",
-         lambda a, s, P, N: torch.einsum("jo,oi,ti->t", s, P, a) / N),
-        ("1/N is missing", lambda a, s, P, N: ((s @ P) * a).sum(1)),
-        ("sign is turned", lambda a, s, P, N: -((s @ P) * a).sum(1) / N),
-        ("the query (P) is missing", lambda a, s, P, N: s.norm(dim=1) * a.norm(dim=1) / N),
-        ("carries a 1 for the bias", lambda a, s, P, N: ((s @ P)[:, :-1] * a[:, :-1]).sum(1) / N),
-        ("shape", lambda a, s, P, N: s @ P @ a.T / N),
-        ("shape", lambda a, s, P, N: (s @ P * a) / N),
-        ("total", lambda a, s, P, N: ((s @ P) * a).sum() / N),
-        ("mean over", lambda a, s, P, N: ((s @ P) * a).mean(1) / N),
-        ("tokens", lambda a, s, P, N: ((s @ P) * a).sum(1) / len(a)),
-        (None, lambda a, s, P, N: ((s @ P) * a).sum(1) / 50),
-        ("twice", lambda a, s, P, N: ((s @ P) * a).sum(1) / N ** 2),
-        ("sign is turned", lambda a, s, P, N: -torch.einsum("to,oi,ti->t", s, P, a) / N),
+         biased(lambda a, s, P, N: torch.einsum("jo,oi,ti->t", s, P, a) / N)),
+        ("1/N is missing", biased(lambda a, s, P, N: ((s @ P) * a).sum(1))),
+        ("sign is turned", biased(lambda a, s, P, N: -((s @ P) * a).sum(1) / N)),
+        ("the query (P) is missing", biased(lambda a, s, P, N: s.norm(dim=1) * a.norm(dim=1) / N)),
+        ("the bias is missing",
+         biased(lambda a, s, P, N: ((s @ P)[:, :-1] * a[:, :-1]).sum(1) / N)),
+        ("shape", biased(lambda a, s, P, N: s @ P @ a.T / N)),
+        ("shape", biased(lambda a, s, P, N: (s @ P * a) / N)),
+        ("total", biased(lambda a, s, P, N: ((s @ P) * a).sum() / N)),
+        ("mean over", biased(lambda a, s, P, N: ((s @ P) * a).mean(1) / N)),
+        ("tokens", biased(lambda a, s, P, N: ((s @ P) * a).sum(1) / len(a))),
+        (None, biased(lambda a, s, P, N: ((s @ P) * a).sum(1) / 50)),
+        ("twice", biased(lambda a, s, P, N: ((s @ P) * a).sum(1) / N ** 2)),
+        ("sign is turned", biased(lambda a, s, P, N: -torch.einsum("to,oi,ti->t", s, P, a) / N)),
         ("shared out",
-         lambda a, s, P, N: torch.full((len(a),), ((s @ P) * a).sum() / N / len(a), dtype=a.dtype)),
-        ("absolute", lambda a, s, P, N: ((s @ P) * a).sum(1).abs() / N),
+         biased(lambda a, s, P, N: torch.full((len(a),), ((s @ P) * a).sum() / N / len(a), dtype=a.dtype))),
+        ("absolute", biased(lambda a, s, P, N: ((s @ P) * a).sum(1).abs() / N)),
         ("activations were averaged",
-         lambda a, s, P, N: ((s @ P) * a.mean(0)).sum(1) / N),
-        ("ā is missing", lambda a, s, P, N: (s @ P).sum(1) / N),
-        (None, lambda a, s, P, N: ((s @ P) * a).norm(dim=1) / N),
-        ("running", lambda a, s, P, N: ((s @ P) * a).sum(1).cumsum(0) / N),
-        ("last column", lambda a, s, P, N: ((s @ P[:, :-1]) * a[:, :-1]).sum(1) / N),
-        ("cosine", lambda a, s, P, N: torch.cosine_similarity(s @ P, a, dim=1)),
-        ("times N", lambda a, s, P, N: ((s @ P) * a).sum(1) * N),
+         biased(lambda a, s, P, N: ((s @ P) * a.mean(0)).sum(1) / N)),
+        ("ā is missing", biased(lambda a, s, P, N: (s @ P).sum(1) / N)),
+        (None, biased(lambda a, s, P, N: ((s @ P) * a).norm(dim=1) / N)),
+        ("running", biased(lambda a, s, P, N: ((s @ P) * a).sum(1).cumsum(0) / N)),
+        ("the bias is missing",
+         biased(lambda a, s, P, N: ((s @ P[:, :-1]) * a[:, :-1]).sum(1) / N)),
+        ("cosine", biased(lambda a, s, P, N: torch.cosine_similarity(s @ P, a, dim=1))),
+        ("times N", biased(lambda a, s, P, N: ((s @ P) * a).sum(1) * N)),
         ("one token",
-         lambda a, s, P, N: torch.cat([((s[1:] @ P) * a[:-1]).sum(1), a.new_zeros(1)]) / N),
+         biased(lambda a, s, P, N: torch.cat([((s[1:] @ P) * a[:-1]).sum(1), a.new_zeros(1)]) / N)),
         ("one token",
-         lambda a, s, P, N: torch.cat([a.new_zeros(1), ((s[:-1] @ P) * a[1:]).sum(1)]) / N),
-        (None, lambda a, s, P, N: s.sum(1) * a.sum(1) * P.sum() / N),
-        ("squared", lambda a, s, P, N: ((s @ P) * a).pow(2).sum(1) / N),
-        ("raised", lambda a, s, P, N: (a @ P * s).sum(1) / N),
-        ("shape", lambda a, s, P, N: torch.einsum("to,oi,ti->o", s, P, a) / N),
-        (None, lambda a, s, P, N: ((s.mean(0) @ P) * a).sum(1) / N),
+         biased(lambda a, s, P, N: torch.cat([a.new_zeros(1), ((s[:-1] @ P) * a[1:]).sum(1)]) / N)),
+        (None, biased(lambda a, s, P, N: s.sum(1) * a.sum(1) * P.sum() / N)),
+        ("squared", biased(lambda a, s, P, N: ((s @ P) * a).pow(2).sum(1) / N)),
+        ("raised", biased(lambda a, s, P, N: (a @ P * s).sum(1) / N)),
+        ("shape", biased(lambda a, s, P, N: torch.einsum("to,oi,ti->o", s, P, a) / N)),
+        (None, biased(lambda a, s, P, N: ((s.mean(0) @ P) * a).sum(1) / N)),
         ("rescaled",
-         lambda a, s, P, N: (lambda v: v * ((s @ P) * a).sum() / v.sum() / N)((s @ P) @ a.sum(0))),
+         biased(lambda a, s, P, N: (lambda v: v * ((s @ P) * a).sum() / v.sum() / N)((s @ P) @ a.sum(0)))),
     ],
     "on_predicted": [
         ("nothing was moved", lambda values: values),

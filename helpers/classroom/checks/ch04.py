@@ -71,7 +71,7 @@ def _tokens(seed, length, inner, outer, count):
     truth, together = (r * P).sum((1, 2)) / count, "Ds_t belongs with ā_t of the same token"
     pairs = Ds @ P @ a.T / count  # of every Ds_t with every ā_u
     summed, none = pairs.sum(1), truth.new_zeros(1)
-    return Problem((a, Ds, P, count), Expected("the influence by token", truth, {
+    return Problem((a[:, :-1], Ds, P, count), Expected("the influence by token", truth, {
         f"the activations were summed over all tokens: {together}": summed,
         f"the activations were summed over all tokens, the values rescaled: {together}":
             summed * truth.sum() / summed.sum(),
@@ -89,8 +89,12 @@ def _tokens(seed, length, inner, outer, count):
         "that is each token's gradient norm: the query (P) is missing":
             r.flatten(1).norm(dim=1) / count,
         "ā is missing: Ds_tᵀ P ā_t": (Ds @ P).sum(1) / count,
-        "the last column was left out: ā carries a 1 for the bias":
+        "ā is missing but for its 1: Ds_tᵀ P ā_t": (Ds @ P)[:, :-1].sum(1) / count,
+        "the bias is missing: P's last column belongs to the 1 of ā = [a; 1]":
             (r * P)[..., :-1].sum((1, 2)) / count,
+        "the bias alone: P's other columns belong to a": r[..., -1] @ P[:, -1] / count,
+        "the bias went in as a sum over all tokens: Ds_t of the token itself":
+            ((r * P)[..., :-1].sum((1, 2)) + (Ds @ P[:, -1]).sum()) / count,
         "the story's total, shared out evenly": truth.mean().expand(length),
         "a running sum: each token alone, not added up": truth.cumsum(0),
         "a cosine: the influence is the product itself": torch.cosine_similarity(Ds @ P, a),
@@ -98,12 +102,13 @@ def _tokens(seed, length, inner, outer, count):
     }, {"the story's total: keep one number a token": (),
         "every Ds_t met every ā_u: keep those of the same token, shape (T,)": (length, length),
         "still to be summed over in+1: one number a token, shape (T,)": (length, inner),
+        "still to be summed over in, and without the bias: shape (T,)": (length, inner - 1),
         "summed over the tokens, shape (out,): keep one number a token": (outer,)}))
 
 
 @check
 def token_influence(answer):
-    """`answer(inputs (T, in+1), output_grads (T, out), P (out, in+1), n_train) → (T,)` nats,
+    """`answer(a (T, in), output_grads (T, out), P (out, in+1), n_train) → (T,)` nats,
     against autograd by token."""
     judge(answer, [_tokens(6, 6, 4, 3, 50), _tokens(16, 9, 3, 5, 13)])
     return "equal to autograd with a copy of the weights for every token"
