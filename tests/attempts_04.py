@@ -273,7 +273,7 @@ WRONG = {
         ("twice", biased(lambda a, s, P, N: ((s @ P) * a).sum(1) / N ** 2)),
         ("sign is turned", biased(lambda a, s, P, N: -torch.einsum("to,oi,ti->t", s, P, a) / N)),
         ("shared out",
-         biased(lambda a, s, P, N: torch.full((len(a),), ((s @ P) * a).sum() / N / len(a), dtype=a.dtype))),
+         biased(lambda a, s, P, N: (((s @ P) * a).sum() / N / len(a)).expand(len(a)))),
         ("absolute", biased(lambda a, s, P, N: ((s @ P) * a).sum(1).abs() / N)),
         ("activations were averaged",
          biased(lambda a, s, P, N: ((s @ P) * a.mean(0)).sum(1) / N)),
@@ -294,7 +294,8 @@ WRONG = {
         ("shape", biased(lambda a, s, P, N: torch.einsum("to,oi,ti->o", s, P, a) / N)),
         (None, biased(lambda a, s, P, N: ((s.mean(0) @ P) * a).sum(1) / N)),
         ("rescaled",
-         biased(lambda a, s, P, N: (lambda v: v * ((s @ P) * a).sum() / v.sum() / N)((s @ P) @ a.sum(0)))),
+         biased(lambda a, s, P, N: (lambda v: v * ((s @ P) * a).sum() / v.sum() / N)(
+             (s @ P) @ a.sum(0)))),
     ],
     "on_predicted": [
         ("nothing was moved", lambda values: values),
