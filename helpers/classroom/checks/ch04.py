@@ -68,10 +68,21 @@ def _tokens(seed, length, inner, outer, count):
     written = torch.einsum("toi,ti->to", copies, a)
     loss = (mix.tril() @ written).tanh().sum()  # later tokens read earlier ones
     r, Ds = torch.autograd.grad(loss, (copies, written))
-    truth, together = (r * P).sum((1, 2)) / count, "Ds_t belongs with ā_t of the same token"
+    truth = (r * P).sum((1, 2)) / count
+    return Problem((a[:, :-1], Ds, P, count), Expected(
+        "the influence by token", truth, _token_mistakes(a, Ds, P, count, r, truth), {
+            "the story's total: keep one number a token": (),
+            "every Ds_t met every ā_u: keep those of the same token, shape (T,)": (length, length),
+            "still to be summed over in+1: one number a token, shape (T,)": (length, inner),
+            "still to be summed over in, and without the bias: shape (T,)": (length, inner - 1),
+            "summed over the tokens, shape (out,): keep one number a token": (outer,)}))
+
+
+def _token_mistakes(a, Ds, P, count, r, truth):
+    together, (length, inner) = "Ds_t belongs with ā_t of the same token", a.shape
     pairs = Ds @ P @ a.T / count  # of every Ds_t with every ā_u
     summed, none = pairs.sum(1), truth.new_zeros(1)
-    return Problem((a[:, :-1], Ds, P, count), Expected("the influence by token", truth, {
+    return {
         f"the activations were summed over all tokens: {together}": summed,
         f"the activations were summed over all tokens, the values rescaled: {together}":
             summed * truth.sum() / summed.sum(),
@@ -99,11 +110,7 @@ def _tokens(seed, length, inner, outer, count):
         "a running sum: each token alone, not added up": truth.cumsum(0),
         "a cosine: the influence is the product itself": torch.cosine_similarity(Ds @ P, a),
         "the products were squared": ((Ds @ P) * a).square().sum(1) / count,
-    }, {"the story's total: keep one number a token": (),
-        "every Ds_t met every ā_u: keep those of the same token, shape (T,)": (length, length),
-        "still to be summed over in+1: one number a token, shape (T,)": (length, inner),
-        "still to be summed over in, and without the bias: shape (T,)": (length, inner - 1),
-        "summed over the tokens, shape (out,): keep one number a token": (outer,)}))
+    }
 
 
 @check
