@@ -420,7 +420,8 @@ def test_set_checked_and_unset_by_the_command(copy, command):
     for name, link in zip(names, links):
         cells = json.loads((copy / "notebooks" / name).read_text("utf-8"))["cells"]
         assert re.findall(
-            r"\[!\[Open in Colab\]\(https:[^)]+\.svg\)\]\((.+)\)\Z", source(cells[0])
+            r"\[!\[Open in Colab\]\(https:[^)]+\.svg\)\]\((.+?)\) \*File → Save .+\Z",
+            source(cells[0]),
         ) == [link]
         assert f'ADDRESS, BRANCH = "{GITHUB}", "v1.0"\n' in cells[1]["source"]
     readme = (copy / "README.md").read_text("utf-8")

@@ -143,13 +143,14 @@ class _Clinic:
                 f"gradient by {gap:.0%}"] * (gap > 10 * core.TOLERANCE)
 
 
-CLINICS = {"": _Clinic(5, (4, 6), 3, 5, 0.3, 50),
-           "right for one λ, N and sizes, but for others ": _Clinic(15, (7, 5), 4, 3, 1.1, 13)}
+def _clinics():
+    return {"": _Clinic(5, (4, 6), 3, 5, 0.3, 50),
+            "right for one λ, N and sizes, but for others ": _Clinic(15, (7, 5), 4, 3, 1.1, 13)}
 
 
 def _judge(answer, expected):
     judge(answer, [Problem((clinic.query, clinic.story, *clinic.factors), expected(clinic))
-                   for clinic in CLINICS.values()])
+                   for clinic in _clinics().values()])
 
 
 @check
@@ -158,7 +159,7 @@ def mend_a(answer):
     try:
         _judge(answer, lambda clinic: Expected("the values", clinic.truth))
     except Wrong:
-        for where, clinic in CLINICS.items():
+        for where, clinic in _clinics().items():
             if symptoms := clinic.symptoms(answer):
                 raise Wrong(where + "; ".join(symptoms)) from None
         raise
