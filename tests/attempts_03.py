@@ -380,7 +380,7 @@ WRONG = {
         ("Q_A is missing", whole(lambda g, Q_A, Q_S: ((Q_S.T @ g) ** 2).mean(0))),
         (None, whole(product_of_factors)),
         (None, whole(lambda g, Q_A, Q_S: (Q_S.T @ g @ Q_A).std(0))),
-        (None, whole(lambda g, Q_A, Q_S: ((Q_S.T @ g @ Q_A) ** 4).mean(0))),
+        ("fourth power", whole(lambda g, Q_A, Q_S: ((Q_S.T @ g @ Q_A) ** 4).mean(0))),
         ("raised", whole(lambda g, Q_A, Q_S: (Q_A.T @ g @ Q_S) ** 2)),
         (None, whole(eigenvalues_of_the_block)),
         ("first sequence", whole(lambda g, Q_A, Q_S: ((Q_S.T @ g[:1] @ Q_A) ** 2).mean(0))),

@@ -176,6 +176,7 @@ def _eigenvalues_mistakes(a, s, Q_A, Q_S):
             rotated.mean(0) ** 2,
         "the square is missing: this is the mean rotated gradient": rotated.mean(0),
         "absolute values where squares belong": rotated.abs().mean(0),
+        "a fourth power where a square belongs": (rotated ** 4).mean(0),
         "Λ is a second moment, not a variance: the mean stays": rotated.var(0, correction=0),
         "Λ is a second moment, not a variance: var() takes the mean away": rotated.var(0),
         "rotated the wrong way: it is Q_Sᵀ Dθ Q_A": second(Q_S @ gradients @ Q_A.T),
