@@ -95,7 +95,7 @@ def device():
         raise Todo(f"torch cannot be imported ({reason}): {INSTALL}") from None
     if torch.cuda.is_available():
         name = torch.cuda.get_device_name()
-        return f"device: GPU, {name}; the terminal and notebooks 04 and 08 use it"
+        return f"device: GPU, {name}; the terminal and notebooks 04 and 09 use it"
     if getattr(torch.backends, "mps", None) and torch.backends.mps.is_available():
         return "device: Apple's GPU"
     return f"device: CPU, {torch.get_num_threads()} threads; no GPU is needed"

@@ -544,7 +544,7 @@ def handed_in():
         "anna": {PATHS["01"].name: handing("01")},
         "broken": {"01.ipynb": "{", "02.ipynb": json.dumps({"nbformat": 4}), "03.ipynb": "",
                    "04.ipynb": json.dumps({"cells": [1, {}]}), "05.ipynb": "[" * 10**5,
-                   "06.ipynb": number, "x.ipynb": packed_file("zip"), "08.ipynb": deep},
+                   "06.ipynb": number, "x.ipynb": packed_file("zip"), "09.ipynb": deep},
         "empty": {},
         "zipped": {"work.zip": packed_file("zip")},
         "<script>alert(1)<b>": {"=cmd()&<b>.ipynb": handing(
@@ -672,7 +672,7 @@ def test_broken_files_cost_their_own_row(graded):
                         "unpack it": ["x"], "no plain file": ["link", "pipe"]}.items():
         assert all(note in rows[f"{file}.ipynb"]["note"] for file in files)
     assert {rows["04.ipynb"][f"exercise_{number}"] for number in range(1, 5)} == {"missing"}
-    assert rows["06.ipynb"]["total"] == "4" and rows["08.ipynb"]["total"] == "3"
+    assert rows["06.ipynb"]["total"] == "4" and rows["09.ipynb"]["total"] == "3"
     assert row(graded, "empty")["note"] == "no notebook in this folder"
     assert row(graded, "zipped")["note"].startswith("work.zip is no notebook: unpack it")
     assert "root:" not in said(graded, "broken")

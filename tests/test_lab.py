@@ -23,7 +23,7 @@ from exercises import unlike
 NAMES = sorted(path.stem for path in (ROOT / "notebooks").glob("0*.ipynb"))
 SHOTS = ROOT / "tests" / "screenshots"
 RUN, WAIT = 1800, 180  # seconds, against hanging only: for a notebook, for anything else
-PANEL = "from helpers.explorer import Panel"  # begins the cell of notebook 08 that shows the panel
+PANEL = "from helpers.explorer import Panel"  # begins the cell of notebook 09 that shows the panel
 IDLE = "() => jupyterapp.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'"
 STATE = """() => {
   const widget = jupyterapp.shell.currentWidget, cells = widget.content.model.cells;
@@ -158,7 +158,7 @@ def test_all_open(browser, lab):
         assert notebook.problems == []
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if not name.startswith("08")])
+@pytest.mark.parametrize("name", [name for name in NAMES if not name.startswith("09")])
 def test_runs_all(browser, lab, name):
     """An untouched copy, top to bottom: the first, all with RUN_ALL_NOTEBOOKS=1, for nbval runs the
     same cells."""
@@ -194,7 +194,7 @@ def more(panel):
 def test_explorer(browser, lab):
     """The panel opens with an answer; a question typed, one word of the answer, both signs, another
     answer beside it, the other score, all methods, a story looked up, the page saved."""
-    with Notebook(browser, lab, "08_explorer") as notebook:
+    with Notebook(browser, lab, "09_explorer") as notebook:
         counts, wrong = notebook.run_all()
         assert wrong == [] and counts == list(range(1, len(counts) + 1))
         notebook.show(PANEL)

@@ -56,7 +56,7 @@ def test_factors_and_scores_equal_kronfluence(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_recorded_scores_of_notebook_06_are_those_of_kronfluence_now():
+def test_the_recorded_scores_of_notebook_08_are_those_of_kronfluence_now():
     recorded, now = load_file(ROOT / "data" / "kronfluence_scores.safetensors"), compute()
     assert torch.equal(recorded["rows"], now["rows"])
     for name in ("sequence", "token"):

@@ -1,4 +1,4 @@
-"""The checks of notebook 06: does it work?"""
+"""The checks of notebook 06: does it predict retraining?"""
 import torch
 
 from helpers.classroom.checks.core import Expected, Problem, check, draws, judge
