@@ -68,64 +68,6 @@ def lds(answer):
     return "equal to scipy's Spearman correlation over 20 subsets, averaged over 4 queries"
 
 
-def _wrong_weights(weights, mask, k):
-    """What is plainly wrong with these weights."""
-    zero, beyond = weights == 0, mask.cumsum(1) == mask.sum(1, keepdim=True)  # no token follows
-    if not ((weights == 1) | zero).all():
-        return "weights are 0 and 1: yours hold other values"
-    if zero.sum() != k:
-        return f"{zero.sum()} weights are 0 where k is {k}"
-    if zero[~mask].any():
-        return "padding was chosen: keep it out with −inf, a 0 there still beats what is negative"
-    if zero[beyond].any():
-        return "a story's last token was chosen: nothing follows it, it has no loss term"
-    return "k loss terms are left out, but not those with the largest influences"
-
-
-def _corpus(stories, k, padding):
-    """A problem of `drop_tokens`: influences of the stories' tokens; the last has no loss term."""
-    lengths = torch.tensor([[len(story)] for story in stories])
-    mask = torch.arange(lengths.max()) < lengths
-    values = torch.where(mask, 0.0, padding).masked_scatter(mask, torch.tensor(sum(stories, [])))
-    places = [(value, i, t) for i, row in enumerate(values.tolist()) for t, value in enumerate(row)]
-    terms = sorted((value, i, t) for value, i, t in places if t < lengths[i] - 1)
-    in_each = [[term for term in terms if term[1] == i][-k:] for i in range(len(stories))]
-
-    def without(chosen, shift=0):
-        weights = torch.ones(values.shape)
-        for _, i, t in chosen:
-            weights[i, t + shift] = 0
-        return weights
-
-    best, every = terms[-k:], without(terms)
-    truth, at = without(best), "the term read at t, which predicts x_{t+1}, has its weight at t"
-    return Problem((values, mask, k), Expected("the tensor of weights", truth, {
-        "those are the k largest of each story, not of the corpus": without(sum(in_each, [])),
-        f"shifted by one to the right: {at}": without(best, 1),
-        f"shifted by one to the left: {at}": without(best, -1),
-        "largest by magnitude: a large negative influence speaks against the query":
-            without(sorted(terms, key=lambda term: abs(term[0]))[-k:]),
-        "the k smallest: largest means most positive": without(terms[:k]),
-        "0 and 1 are exchanged: a weight of 0 leaves the term out": 1 - truth,
-        "0 at the positions without a target too: that stays 1": truth * (every == 0),
-        "0 at the padding too: that stays 1": truth * mask,
-        "0 also where there is no loss term: the threshold is for loss terms only":
-            without([place for place in places if place >= best[0]]),
-        "every weight is 1: if you set some to 0, it was in a copy": torch.ones(values.shape),
-    }, fact=lambda weights: _wrong_weights(weights, mask, k)))
-
-
-@check
-def drop_tokens(answer):
-    """`answer(values (N, T), mask (N, T), k) → weights (N, T)`, against sorting all loss terms."""
-    judge(answer, [
-        _corpus([[-0.6, -0.5, 1.9, -0.3, 0.8, -0.7, 5.0], [-0.4, -1.2, -3.0, -0.9, 4.0],
-                 [-0.8, -0.1, -0.2, -1.1, -1.3, 6.0], [-0.25, -0.35, -0.45, 3.0]], 3, padding=9.0),
-        _corpus([[0.3, 1.2, 2.1, 0.4, -6.0], [0.2, 1.7, 0.9, 7.0], [-2.5, 0.5, 3.0]], 2, -4.0)])
-    return ("0 at the 3 largest of 18 loss terms, 1 everywhere else; no padding, no story's last "
-            "token")
-
-
 def _descend(X, y, weights, rate, steps):
     """All θ of gradient descent from 0 on Σ_i w_i ½(x_iᵀθ − y_i)²/N: weights (..., N)."""
     path = [torch.zeros(*weights.shape[:-1], X.shape[1], dtype=X.dtype)]
@@ -249,5 +191,4 @@ def _retrained(seed, subsets, seeds, queries):
 def noise_ceiling(answer):
     """`answer(actual (S, seeds, Q)) → scalar`, against scipy on means taken seed by seed."""
     judge(answer, [_retrained(83, 24, 6, 3), _retrained(123, 18, 4, 5)])
-    return ("equal to scipy's Spearman of two halves, Spearman–Brown and the square root, over 24 "
-            "subsets")
+    return "equal to scipy's Spearman of two halves, Spearman–Brown and the root, over 24 subsets"
