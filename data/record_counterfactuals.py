@@ -4,7 +4,7 @@
 
 For each of the 14 planted facts of family B the best-scoring teacher of three wordings (direct,
 embedded, dialogue); for each of these stories the tokenwise influence of eq 31, that of every
-output token and that of every input token (notebook 06 defines them), under EK-FAC fitted on 300
+output token and that of every input token (notebook 07 defines them), under EK-FAC fitted on 300
 stories (seed 0). About 10 minutes on 2 cores; each story is kept in data/.checkpoint/
 counterfactuals, so that a run that was cut off goes on from there.
 """

@@ -1,4 +1,5 @@
-"""Records what notebook 06 judges by: retrainings of the small model, and each method's forecasts.
+"""Records what notebooks 06 and 07 judge by: retrainings of the small model, and forecasts of each
+method.
 
     python data/record_retrainings.py [--workers 2] [--out data/retrainings.safetensors]
 
