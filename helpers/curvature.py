@@ -97,22 +97,21 @@ class KFAC(Layerwise):
         """`batches()` gives a fresh iterator; `pseudo` stands in for `pseudo_gradients`."""
         return cls(factors(covariances(model, layers, batches(), pseudo, seed)), damping)
 
-    def matvec(self, v):
-        scaled = {}
+    def spectral(self, v, function):
+        """A function of the matrix times v, layer by layer: Q_S [φ(Λ, λ) ∘ (Q_Sᵀ V Q_A)] Q_Aᵀ."""
+        applied = {}
         for name, x in v.items():
             block = self.blocks[name].like(x)
-            values = block.eigenvalues + self.damping[name]
-            scaled[name] = block.unrotate(block.rotate(x) * values)
-        return scaled
+            values = function(block.eigenvalues, self.damping[name])
+            applied[name] = block.unrotate(block.rotate(x) * values)
+        return applied
+
+    def matvec(self, v):
+        return self.spectral(v, lambda values, damping: values + damping)
 
     def solve(self, v):
         """Layer by layer Q_S [(Q_Sᵀ V Q_A) / (Λ+λ)] Q_Aᵀ."""
-        solved = {}
-        for name, x in v.items():
-            block = self.blocks[name].like(x)
-            inverse = 1 / (block.eigenvalues + self.damping[name])
-            solved[name] = block.unrotate(block.rotate(x) * inverse)
-        return solved
+        return self.spectral(v, lambda values, damping: 1 / (values + damping))
 
     def norms(self, name, gradients):
         block = self.blocks[name].like(gradients)

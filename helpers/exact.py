@@ -76,7 +76,7 @@ class Products(Curvature):
 
     def product(self, v: torch.Tensor) -> torch.Tensor:
         """G v without damping, `(..., P)`."""
-        theta, rows = flatten(weights(self.layers)), v.reshape(-1, v.shape[-1])
+        theta, rows = self.theta(), v.reshape(-1, v.shape[-1])
         total, sequences = 0, 0
         for batch in self.batches():
             def of_batch(row, batch=batch):
@@ -92,12 +92,17 @@ class Products(Curvature):
         damped = flatten({name: self.damping[name] * x for name, x in by_layer.items()})
         return self.product(v) + damped
 
+    def theta(self) -> torch.Tensor:
+        """Where the matrix is taken, `(P,)`: the layers' present weights."""
+        return flatten(weights(self.layers))
+
+    def parameters(self, theta: torch.Tensor) -> dict:
+        """θ `(P,)` as the parameters that `logits_of` takes."""
+        return as_parameters(unflatten(theta, self.layers), self.layers)
+
     def logits(self, batch):
         """The model's logits as a function of flat weights `(P,)`."""
-        def function(theta):
-            parameters = as_parameters(unflatten(theta, self.layers), self.layers)
-            return logits_of(self.model, batch, parameters)
-        return function
+        return lambda theta: logits_of(self.model, batch, self.parameters(theta))
 
     def matvec(self, v):
         return unflatten(self.damped_product(flatten(v)), self.layers)
@@ -109,7 +114,7 @@ class Products(Curvature):
         return unflatten(solved, self.layers)
 
     def dense(self, name=None):
-        theta = flatten(weights(self.layers))
+        theta = self.theta()
         identity = torch.eye(len(theta), dtype=theta.dtype, device=theta.device)
         rows = places_of(name, self.layers)
         return torch.cat([self.product(identity[part]) for part in rows.split(256)])[:, rows]

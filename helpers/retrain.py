@@ -9,8 +9,9 @@ from dataclasses import dataclass, fields
 
 import torch
 
-from .stories import (IGNORE, Batch, InputError, encode_query, logits_of, padded, plain_attention,
-                      token_losses)
+from .exact import GaussNewton
+from .stories import (IGNORE, Batch, InputError, batches, encode_query, logits_of, padded,
+                      plain_attention, token_losses)
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,10 @@ class Recipe:
         return [rows.tolist() for _ in range(self.epochs)
                 for rows in torch.randperm(count, generator=draw).split(self.batch_size)]
 
+    def rate_at(self, step: int, steps: int) -> float:
+        """The learning rate of step `step` of `steps`."""
+        return self.rate * min(1, (step + 1) / (0.1 * steps)) * (1 - step / steps)
+
     def divisor(self, ids: list[list[int]]) -> float:
         """What the summed loss of a batch is divided by."""
         return self.batch_size * sum(len(row) - 1 for row in ids) / len(ids)
@@ -47,6 +52,10 @@ class State:
 
     def parts(self):
         return [getattr(self, field.name) for field in fields(self)]
+
+    def root(self, step: int, recipe: Recipe) -> torch.Tensor:
+        """√v̂ of Adam after step `step`, `(P,)`: what it has divided the gradient by."""
+        return (self.square / (1 - recipe.betas[1] ** (step + 1)) + recipe.epsilon).sqrt()
 
 
 def start(model) -> State:
@@ -74,10 +83,9 @@ def adam(state: State, gradient: torch.Tensor, step: int, steps: int, recipe: Re
     beta_1, beta_2 = recipe.betas
     mean = beta_1 * state.mean + (1 - beta_1) * gradient
     square = beta_2 * state.square + (1 - beta_2) * gradient**2
-    rate = recipe.rate * min(1, (step + 1) / (0.1 * steps)) * (1 - step / steps)
-    root = (square / (1 - beta_2 ** (step + 1)) + recipe.epsilon).sqrt()
-    update = mean / (1 - beta_1 ** (step + 1)) / root
-    return State(state.theta - rate * update, mean, square)
+    after = State(state.theta, mean, square)
+    update = mean / (1 - beta_1 ** (step + 1)) / after.root(step, recipe)
+    return State(state.theta - recipe.rate_at(step, steps) * update, mean, square)
 
 
 def one_step(model, ids, rows, weights, state, step, steps, recipe, divisor, bends=None) -> State:
@@ -168,3 +176,96 @@ def metagradient(model, ids, recipe: Recipe, seed, states: list[State], question
                 after.parts(), [*state.parts(), weights], grad_outputs=adjoint, retain_graph=True)
             gradient[query, rows] += by_weight
     return gradient
+
+
+# -- without unrolling ---------------------------------------------------------------------------
+
+def path_damping(states: list[State], ids, recipe: Recipe, part=slice(None)) -> torch.Tensor:
+    """What a training of few steps does as a damping: λ of every parameter, `(P,)`.
+
+    With m the mean targets of a story, Adam moves θ by −η_k/(m √v̂_k) times the gradient of the
+    mean loss; followed for the time Σ_k η_k/(m √v̂_k), a change of the loss has gone as far as a
+    damping of 1/time lets it (1/(ηT) for gradient descent). `part` chooses steps. `states` is the
+    `trajectory`.
+    """
+    steps = len(states) - 1
+    times = [recipe.rate_at(step, steps) / states[step + 1].root(step, recipe)
+             for step in range(steps)[part]]
+    return recipe.divisor(ids) / recipe.batch_size / sum(times)
+
+
+def layer_means(model, values: torch.Tensor, layers: dict) -> dict[str, float]:
+    """The harmonic mean by layer of one value for every parameter `(P,)`: {layer: λ}."""
+    named, means = parameters_of(model, 1 / values), {}
+    for name, layer in layers.items():
+        own = [named[f"{name}.{part}"].flatten() for part, _ in layer.named_parameters()]
+        means[name] = 1 / torch.cat(own).mean().item()
+    return means
+
+
+class WholeGaussNewton(GaussNewton):
+    """The Gauss–Newton Hessian over every parameter, at any θ; products only, of flat vectors."""
+
+    def __init__(self, model, ids, theta: torch.Tensor, batch_size=8):
+        super().__init__(model, {}, lambda: batches(ids, batch_size), damping=0.0)
+        self.at = theta
+
+    def theta(self):
+        return self.at
+
+    def parameters(self, theta):
+        return parameters_of(self.model, theta)
+
+
+def term_slopes(model, ids, theta: torch.Tensor, directions: torch.Tensor) -> torch.Tensor:
+    """d/ds of every loss term at θ + s·direction for directions `(Q, P)`: `(Q, N, T)`.
+
+    Along an iHVP, a slope divided by N is the influence of that loss term alone.
+    """
+    slopes = torch.zeros(len(directions), len(ids), max(map(len, ids)))
+    for batch in batches(ids, 8):
+        def along(direction, batch=batch):
+            def losses(theta):
+                return losses_of(model, batch, theta)
+            return torch.func.jvp(losses, (theta,), (direction,))[1]
+        with plain_attention(), torch.no_grad():
+            values = torch.func.vmap(along, chunk_size=8)(directions)
+        slopes[:, batch.index, :values.shape[-1]] = values
+    return slopes
+
+
+def segments(curvatures: list, gradient: dict) -> list[dict]:
+    """SOURCE (Bae et al. 2024): one vector `{layer: …}` for each segment of training, first first.
+
+    Each times its segment's gradients of a story, summed, is N times the influence. `curvatures`
+    are EK-FAC at the mean θ of each segment, damped by the segment's `path_damping`; `gradient`
+    is ∇L_q at the end. Within a segment a change first grows to (1 − e^{−Λ/λ})/Λ of its
+    gradient, which later segments shrink by e^{−Λ/λ}.
+    """
+    vectors = []
+    for curvature in reversed(curvatures):
+        vectors.append(curvature.spectral(
+            gradient, lambda values, damping: -torch.expm1(-values / damping) / values))
+        gradient = curvature.spectral(
+            gradient, lambda values, damping: torch.exp(-values / damping))
+    return vectors[::-1]
+
+
+def loss_covariance(model, ids, recipe: Recipe, questions: Batch, draws: int, spread=0.5):
+    """−Cov of every story's loss and every f over trainings with random weights: `(Q, N)`.
+
+    Needs no gradient of the trained model: weights 1 ± `spread` by chance (in the spirit of Pan
+    et al. 2025, who perturb the loss's gradient). Scale is arbitrary.
+    """
+    draw, answers, losses = torch.Generator().manual_seed(0), [], []
+    for _ in range(draws):
+        signs = torch.randint(2, (len(ids),), generator=draw) * 2 - 1
+        theta = train(model, ids, recipe, 0, 1 + spread * signs).theta
+        answers.append(log_probs(model, questions, theta).detach())
+        by_story = torch.zeros(len(ids))
+        for batch in batches(ids, 32):
+            with torch.no_grad():
+                by_story[batch.index] = losses_of(model, batch, theta).sum(1)
+        losses.append(by_story)
+    answers, losses = (torch.stack(values) for values in (answers, losses))
+    return -(answers - answers.mean(0)).T @ (losses - losses.mean(0)) / (draws - 1)

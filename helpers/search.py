@@ -1,6 +1,7 @@
 """What makes it cheap: candidates by their words, queries of low rank, an index of gradients."""
 import torch
 
+from .capture import shape
 from .curvature import Block, Curvature
 
 WORD = r"(?u)\b\w+\b"
@@ -50,6 +51,44 @@ def candidates(queries: list[str], texts: list[str], count: int) -> list[int]:
     """Rows of the stories among the `count` best of at least one query, in corpus order."""
     best = (-tfidf_scores(queries, texts)).argsort(axis=1, kind="stable")[:, :count]
     return sorted(set(best.ravel().tolist()))
+
+
+# -- by projections and representations ----------------------------------------------------------
+
+def random_sides(layers: dict, width: int, seed=0) -> dict[str, tuple]:
+    """For every layer two random matrices `(k, out)` and `(k, in+1)` (LoGra, Choe et al. 2024)."""
+    draw = torch.Generator().manual_seed(seed)
+    return {name: tuple(torch.randn(width, size, generator=draw) / width**0.5
+                        for size in shape(layer)) for name, layer in layers.items()}
+
+
+def projected(gradients: dict, sides: dict, scales: dict) -> torch.Tensor:
+    """P_S (Dθ ∘ scale) P_Aᵀ of all layers in a row, `(batch, layers · k²)`.
+
+    `scales` `{layer: (out, in+1)}` are an optimiser's 1/√v̂ (TrackStar, Chang et al. 2024).
+    """
+    rows = [(left @ (gradients[name] * scales[name]) @ right.T).flatten(1)
+            for name, (left, right) in sides.items()]
+    return torch.cat(rows, 1)
+
+
+def whitened_cosines(queries: torch.Tensor, stories: torch.Tensor, damping=0.1) -> torch.Tensor:
+    """Cosines `(Q, N)` of projected gradients in the metric (R+λI)^(−1), R the stories' E[r rᵀ]."""
+    values, q = torch.linalg.eigh(stories.T.double() @ stories.double() / len(stories))
+    white = q / (values.clamp(min=0) + damping * values.mean()).sqrt()
+    a, b = (torch.nn.functional.normalize(rows.double() @ white) for rows in (queries, stories))
+    return (a @ b.T).float()
+
+
+def representations(model, batches, count: int) -> torch.Tensor:
+    """The last hidden state of every sequence, mean over its real tokens, `(N, width)`."""
+    means = torch.zeros(count, model.config.hidden_size)
+    for batch in batches:
+        with torch.no_grad():
+            hidden = model(batch.input_ids, output_hidden_states=True).hidden_states[-1]
+        real = batch.mask[..., None]
+        means[batch.index] = (hidden * real).sum(1) / real.sum(1)
+    return means
 
 
 # -- queries of low rank -------------------------------------------------------------------------
