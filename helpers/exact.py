@@ -4,6 +4,7 @@ Inside this file a vector is one flat tensor `(..., P)`, all tracked parameters 
 layers; `flatten` and `unflatten` lead there and back from `{layer: (..., out, in+1)}`.
 """
 from abc import abstractmethod
+from itertools import islice
 
 import torch
 from transformers.pytorch_utils import Conv1D
@@ -220,26 +221,36 @@ def preconditioned(curvature: Curvature | None, layers: dict):
 def conjugate_gradients(matvec, v: torch.Tensor, precondition=None, steps=100, tolerance=1e-6):
     """Solves matvec(x) = v `(..., P)`, positive definite; `(x, relative residuals by step)`.
 
+    It stops when the largest relative residual is below `tolerance`.
+    """
+    solved, history = torch.zeros_like(v), []
+    for x, residuals in islice(conjugate_gradient_steps(matvec, v, precondition), steps):
+        solved = x
+        history.append(residuals.max().item())
+        if history[-1] < tolerance:
+            break
+    return solved, history
+
+
+def conjugate_gradient_steps(matvec, v: torch.Tensor, precondition=None):
+    """Yields x and its relative residuals after every step, without end.
+
     `precondition` is a map that roughly undoes `matvec`, such as `preconditioned(ekfac, layers)`.
-    Leading dimensions are systems of their own; it stops when the largest relative residual is
-    below `tolerance`.
+    Leading dimensions are systems of their own.
     """
     precondition = precondition or torch.clone
     start = v.norm(dim=-1).clamp(min=torch.finfo(v.dtype).tiny)
     x, residual = torch.zeros_like(v), v
     direction = near = precondition(residual)
-    energy, history = _dot(residual, near), []
-    for _ in range(steps):
+    energy = _dot(residual, near)
+    while True:
         pushed = matvec(direction)
         step = _ratio(energy, _dot(direction, pushed))
         x, residual = x + step * direction, residual - step * pushed
-        history.append((residual.norm(dim=-1) / start).max().item())
-        if history[-1] < tolerance:
-            break
+        yield x, residual.norm(dim=-1) / start
         near = precondition(residual)
         energy, before = _dot(residual, near), energy
         direction = near + _ratio(energy, before) * direction
-    return x, history
 
 
 def _dot(x, y):
