@@ -170,20 +170,6 @@ def source(training):
 
 # -- steps on the Gauss–Newton Hessian -----------------------------------------------------------
 
-def places(model, layers):
-    """Where each layer's `(out, in+1)` weights lie in a flat vector; tied ones have one place."""
-    parameters = list(model.parameters())
-    rows = torch.arange(sum(part.numel() for part in parameters))
-    own = {id(part): row.view_as(part) for part, row in
-           zip(parameters, rows.split([part.numel() for part in parameters]))}
-    found = {}
-    for name, layer in layers.items():
-        weight = own[id(layer.weight)]
-        bias = [] if layer.bias is None else [own[id(layer.bias)][:, None]]
-        found[name] = torch.cat([weight, *bias], 1)
-    return found
-
-
 def whole_gradients(training):
     """∇L_q by every parameter at the end of training, `(Q, P)`."""
     theta = training.states[-1].theta.detach().requires_grad_()
@@ -202,12 +188,12 @@ def steps(training, count=STEPS, keep_terms=False):
     damping = retrain.path_damping(training.states, training.ids, training.recipe)
     ekfac = EKFAC(terminal.fit(run, "ekfac").blocks, training.damping(run))
     whole = retrain.WholeGaussNewton(training.model, training.ids, theta)
-    at = places(run.model, run.layers)
+    places = retrain.layer_places(run.model, run.layers)
 
     def precondition(v):
         near = v / damping
-        solved = ekfac.solve({name: v[:, place] for name, place in at.items()})
-        for name, place in at.items():
+        solved = ekfac.solve({name: v[:, place] for name, place in places.items()})
+        for name, place in places.items():
             near[:, place] = solved[name]
         return near
 
@@ -229,7 +215,8 @@ def projection(training):
     run, gradients = training.at(training.states[-1].theta, "head"), training.gradients("head")
     end = training.states[-1]
     root = end.root(len(training.states) - 2, training.recipe)
-    scales = {name: 1 / root[place] for name, place in places(run.model, run.layers).items()}
+    places = retrain.layer_places(run.model, run.layers)
+    scales = {name: 1 / root[place] for name, place in places.items()}
     sides = search.random_sides(run.layers, WIDTH)
     rows = torch.zeros(len(run.corpus), len(run.layers) * WIDTH**2)
     for batch in run.stream():

@@ -8,6 +8,7 @@ log-probability of a query under the trained model, can be measured for any w an
 from dataclasses import dataclass, fields
 
 import torch
+from transformers.pytorch_utils import Conv1D
 
 from .exact import GaussNewton
 from .stories import (IGNORE, Batch, InputError, batches, encode_query, logits_of, padded,
@@ -194,13 +195,24 @@ def path_damping(states: list[State], ids, recipe: Recipe, part=slice(None)) -> 
     return recipe.divisor(ids) / recipe.batch_size / sum(times)
 
 
-def layer_means(model, values: torch.Tensor, layers: dict) -> dict[str, float]:
-    """The harmonic mean by layer of one value for every parameter `(P,)`: {layer: λ}."""
-    named, means = parameters_of(model, 1 / values), {}
+def layer_places(model, layers: dict) -> dict[str, torch.Tensor]:
+    """Where each layer's weights lie in θ, `{layer: (out, in+1)}`; tied weights have one place."""
+    parameters, places = list(model.parameters()), {}
+    rows = torch.arange(sum(map(torch.Tensor.numel, parameters)))
+    own = {id(parameter): row.view_as(parameter) for parameter, row in
+           zip(parameters, rows.split(list(map(torch.Tensor.numel, parameters))))}
     for name, layer in layers.items():
-        own = [named[f"{name}.{part}"].flatten() for part, _ in layer.named_parameters()]
-        means[name] = 1 / torch.cat(own).mean().item()
-    return means
+        weight = own[id(layer.weight)]
+        weight = weight.T if isinstance(layer, Conv1D) else weight
+        bias = [] if layer.bias is None else [own[id(layer.bias)][:, None]]
+        places[name] = torch.cat([weight, *bias], 1)
+    return places
+
+
+def layer_means(model, damping: torch.Tensor, layers: dict) -> dict[str, float]:
+    """One λ a layer of one for every parameter `(P,)`, the harmonic mean: {layer: λ}."""
+    return {name: 1 / (1 / damping[place]).mean().item()
+            for name, place in layer_places(model, layers).items()}
 
 
 class WholeGaussNewton(GaussNewton):
