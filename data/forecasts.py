@@ -8,8 +8,9 @@ pass over all stories), so that a run that was cut off goes on from there.
 import copy
 import re
 import time
+from dataclasses import replace
 from functools import cached_property, partial
-from itertools import chain, islice
+from itertools import islice
 
 import torch
 from record_planted import staged
@@ -18,12 +19,15 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from helpers import influence, retrain, search, terminal
 from helpers.capture import backward_pass, find_layers
 from helpers.curvature import EKFAC, Identity
-from helpers.exact import conjugate_gradient_steps
+from helpers.exact import (GaussNewton, as_parameters, conjugate_gradient_steps, flatten,
+                           preconditioned, unflatten, weights)
 from helpers.sources import fuse
-from helpers.stories import batches, encode_query
+from helpers.stories import (IGNORE, Corpus, batches, encode_query, logits_of, padded,
+                             summed_loss)
 from helpers.terminal.answers import Asked, exact_token_scores
 
 SEGMENTS, STEPS, DRAWS, WIDTH = 3, 4, 32, 16
+PBRF_STORIES, PBRF_CORPUS = 10, 120
 TOKEN_BUDGETS = (59, 150, 300, 612)  # loss terms
 
 
@@ -74,9 +78,15 @@ class Run:
         return influence.query_gradients(end.model, end.layers, self.encoded)[0]
 
     def damping(self, run, part=slice(None)):
-        """The training's own damping, one λ a layer."""
+        """The training's own damping, `{layer: (out, in+1)}`."""
         flat = retrain.path_damping(self.states, self.ids, self.recipe, part)
-        return retrain.layer_means(run.model, flat, run.layers)
+        return {name: flat[place]
+                for name, place in retrain.layer_places(run.model, run.layers).items()}
+
+
+def by_layer(damping):
+    """One λ a layer of one for every weight: the harmonic mean."""
+    return {name: 1 / (1 / values).mean().item() for name, values in damping.items()}
 
 
 # -- by gradients --------------------------------------------------------------------------------
@@ -104,54 +114,41 @@ def flat_exact(training):
         bends=False).sum(-1)}
 
 
-def paper(training):
-    """EK-FAC as in the paper: the MLPs, the end of training, λ = 0.1 × mean eigenvalue."""
-    run, gradients = training.at(training.states[-1].theta), training.gradients()
-    ekfac = terminal.fit(run, "ekfac")
+def fitted(training, method, scope="mlp", theta=None):
+    """`(run, curvature, ∇L_q)` at the end of training or another θ; ∇L_q is always of the end."""
+    run = training.at(training.states[-1].theta if theta is None else theta, scope)
+    return run, terminal.fit(run, method), training.gradients(scope)
+
+
+def alone(training, name, method="ekfac", scope="mlp", theta=None, target="influence"):
+    """The scores of one curvature. EK-FAC of the MLPs at the end is what the paper does."""
+    run, curvature, gradients = fitted(training, method, scope, theta and theta(training))
+    run.target = target  # "content": the margin, TRAK's output (notebook 04)
+    return scored(run, {name: curvature.solve(gradients)})
+
+
+def cosine(training):
+    """The dot product of gradients and their cosine."""
+    run, _, gradients = fitted(training, "identity")
+    scores, lengths = influence.scores_and_lengths(run.model, run.layers, run.stream(), gradients,
+                                                   [Identity(run.layers)], len(run.corpus))
+    return {"dot": scores, "cosine": scores / lengths}
+
+
+def relatif(training):
+    """EK-FAC's scores divided by each story's own length (Barshan et al. 2020); at ten times λ."""
+    run, ekfac, gradients = fitted(training, "ekfac")
+    scores, lengths = influence.scores_and_lengths(
+        run.model, run.layers, run.stream(), ekfac.solve(gradients), [ekfac], len(run.corpus))
     wider = EKFAC(ekfac.blocks, {name: 10 * value for name, value in ekfac.damping.items()})
-    scores = scored(run, {"ekfac": ekfac.solve(gradients), "ekfac λ×10": wider.solve(gradients)})
-    ihvps = ekfac.solve(gradients)
-    _, lengths = influence.scores_and_lengths(run.model, run.layers, run.stream(), ihvps,
-                                              [ekfac], len(run.corpus))
-    return scores | {"relatif": scores["ekfac"] / lengths}
+    return scored(run, {"ekfac λ×10": wider.solve(gradients)}) | {"relatif": scores / lengths}
 
 
-def other_curvatures(training):
-    """K-FAC, the diagonal and none, for the MLPs; the cosine of gradients."""
-    run, gradients = training.at(training.states[-1].theta), training.gradients()
-    ihvps = {method: terminal.fit(run, method).solve(gradients) for method in ("kfac", "diagonal")}
-    scores = scored(run, ihvps | {"dot": gradients})
-    _, lengths = influence.scores_and_lengths(run.model, run.layers, run.stream(), gradients,
-                                              [Identity(run.layers)], len(run.corpus))
-    return scores | {"cosine": scores["dot"] / lengths}
-
-
-def content(training):
-    """EK-FAC of the margin: every training term divided by 1 − p (TRAK's output; notebook 04)."""
-    run, gradients = training.at(training.states[-1].theta), training.gradients()
-    ekfac = terminal.fit(run, "ekfac")
-    run.target = "content"
-    return scored(run, {"content": ekfac.solve(gradients)})
-
-
-def wider_scope(training):
-    """EK-FAC of all layers, then of the output head too; the dot product of these."""
-    scores = {}
-    for scope, name in (("all", "ekfac all"), ("head", "ekfac head")):
-        run, gradients = training.at(training.states[-1].theta, scope), training.gradients(scope)
-        ekfac = terminal.fit(run, "ekfac")
-        ihvps = {name: ekfac.solve(gradients)}
-        if scope == "head":
-            own = EKFAC(ekfac.blocks, training.damping(run))
-            ihvps |= {"dot head": gradients, "ekfac head, path": own.solve(gradients)}
-        scores |= scored(run, ihvps)
-    return scores
-
-
-def at_mean(training):
-    """EK-FAC of all layers and the head at the run's mean θ; the question's gradient as ever."""
-    run, gradients = training.at(training.mean_theta(), "head"), training.gradients("head")
-    return scored(run, {"ekfac mean": terminal.fit(run, "ekfac").solve(gradients)})
+def head(training):
+    """With the output head: no curvature, and EK-FAC damped as the training itself damps."""
+    run, ekfac, gradients = fitted(training, "ekfac", "head")
+    own = EKFAC(ekfac.blocks, by_layer(training.damping(run)))
+    return scored(run, {"dot head": gradients, "ekfac path": own.solve(gradients)})
 
 
 def source(training):
@@ -163,49 +160,117 @@ def source(training):
         run = training.at(training.mean_theta(part), "head")
         blocks = terminal.fit(run, "ekfac").blocks
         runs.append(run)
-        curvatures.append(EKFAC(blocks, training.damping(run, part)))
+        curvatures.append(EKFAC(blocks, by_layer(training.damping(run, part))))
     vectors = retrain.segments(curvatures, training.gradients("head"))
     return {"segments": sum(scored(run, {"": vector})[""] for run, vector in zip(runs, vectors))}
 
 
 # -- steps on the Gauss–Newton Hessian -----------------------------------------------------------
 
-def whole_gradients(training):
-    """∇L_q by every parameter at the end of training, `(Q, P)`."""
-    theta = training.states[-1].theta.detach().requires_grad_()
-    answers = retrain.log_probs(training.model, training.questions, theta)
-    return -torch.stack([torch.autograd.grad(answer, theta, retain_graph=True)[0]
-                         for answer in answers])
+def steps(training, count=STEPS):
+    """EK-FAC-preconditioned conjugate gradients on the exact Gauss–Newton Hessian (ASTRA's idea).
 
-
-def steps(training, count=STEPS, keep_terms=False):
-    """EK-FAC-preconditioned conjugate gradients on the Gauss–Newton Hessian of *every* parameter.
-
-    G over all stories, at the mean θ; damped by the training's own λ of every parameter.
+    G over all stories and all layers at the mean θ, with the training's own damping of every
+    weight. "steps 0" is the preconditioner alone.
     """
-    theta = training.mean_theta()
-    run = training.at(theta, "head")
-    damping = retrain.path_damping(training.states, training.ids, training.recipe)
-    ekfac = EKFAC(terminal.fit(run, "ekfac").blocks, training.damping(run))
-    whole = retrain.WholeGaussNewton(training.model, training.ids, theta)
-    places = retrain.layer_places(run.model, run.layers)
+    run, ekfac, gradients = fitted(training, "ekfac", "all", training.mean_theta())
+    damping = training.damping(run)
+    near = EKFAC(ekfac.blocks, by_layer(damping))
+    exact = GaussNewton(run.model, run.layers, run.stream, damping)
+    course = conjugate_gradient_steps(exact.damped_product, flatten(gradients),
+                                      preconditioned(near, run.layers))
+    ihvps, residuals = {"steps 0": near.solve(gradients)}, []
+    for number, (x, residual) in enumerate(islice(course, count), start=1):
+        ihvps[f"steps {number}"] = unflatten(x, run.layers)
+        residuals.append(residual)
+    return scored(run, ihvps) | {"residuals": torch.stack(residuals),
+                                 "terms": loss_terms(run, ihvps[f"steps {count}"])}
 
-    def precondition(v):
-        near = v / damping
-        solved = ekfac.solve({name: v[:, place] for name, place in places.items()})
-        for name, place in places.items():
-            near[:, place] = solved[name]
-        return near
 
-    gradients, found, residuals = whole_gradients(training), {}, []
-    course = chain([(precondition(gradients), torch.full((1,), torch.nan))],
-                   conjugate_gradient_steps(lambda v: whole.product(v) + damping * v, gradients,
-                                            precondition))
-    for number, (x, residual) in enumerate(islice(course, count + 1)):
-        terms = retrain.term_slopes(training.model, training.ids, theta, x) / len(training.ids)
-        found[f"steps {number}"] = terms.sum(-1)
-        residuals.append(residual.median())
-    return found | {"terms": terms, "residuals": torch.stack(residuals)}
+# -- the unit ------------------------------------------------------------------------------------
+
+def rayleigh(training, questions=slice(1, 16, 2)):
+    """Along EK-FAC's iHVP p: what the exact G says, between all pairs of MLP layers, `(Q, L, L)`.
+
+    With it, by layer `(Q, L)`: EK-FAC's own pᵀĜp, the damping's λpᵀp, and ∇L_qᵀp, their sum.
+    """
+    run, ekfac, gradients = fitted(training, "ekfac")
+    gradients = {name: values[questions] for name, values in gradients.items()}
+    ihvps, names = ekfac.solve(gradients), list(run.layers)
+    whole = GaussNewton(run.model, run.layers, run.stream, 0.0)
+    parts = torch.stack([flatten({other: values * (other == name) for other, values
+                                  in ihvps.items()}) for name in names], 1)  # (Q, L, P)
+    bent = torch.cat([whole.product(rows) for rows in parts.flatten(0, 1).split(16)])
+    bent = bent.view_as(parts)
+    exact = torch.einsum("qlp,qmp->qlm", parts, bent)
+    damped = torch.stack([ekfac.damping[name] * ihvps[name].flatten(1).pow(2).sum(1)
+                          for name in names], 1)
+    pull = torch.stack([(gradients[name] * ihvps[name]).flatten(1).sum(1) for name in names], 1)
+    return {"rayleigh": exact, "damped": damped, "pull": pull}
+
+
+def pbrf(training, stories=PBRF_STORIES, count=PBRF_CORPUS):
+    """The proximal Bregman response itself, for a few stories of a small corpus, MLP weights only.
+
+    `truth`: change of every f `(stories, Q)`; beside it what EK-FAC, the exact (G+λI)⁻¹ and the
+    dot product forecast; `gap`: what is left of the objective's gradient at its minimum.
+    """
+    end = training.at(training.states[-1].theta)
+    corpus = Corpus(end.corpus.stories[:count], end.corpus.ids[:count])
+    run = replace(end, corpus=corpus)
+    ekfac, gradients = terminal.fit(run, "ekfac"), training.gradients()
+    exact = GaussNewton(run.model, run.layers, run.stream, ekfac.damping, ekfac, 40, 1e-2)
+    ihvps = {"ekfac": ekfac.solve(gradients), "solved": exact.solve(gradients), "dot": gradients}
+    forecasts = scored(run, ihvps)
+    measured, gaps = zip(*(response(training, run, ekfac, row) for row in range(stories)))
+    return {f"pbrf {name}": values[:, :stories].T.contiguous()
+            for name, values in forecasts.items()} | {
+                "pbrf truth": torch.stack(measured), "pbrf gap": torch.tensor(gaps)}
+
+
+def response(training, run, ekfac, row):
+    """Minimises mean Bregman divergence + (λ/2)‖θ−θˢ‖² + (1/N) L(z) (Grosse et al. 2023, eq 8).
+
+    L-BFGS in coordinates that EK-FAC has whitened; `(change of f (Q,), relative gradient left)`.
+    """
+    start, count = weights(run.layers), len(run.corpus)
+    batches_, story = list(run.stream()), padded(run.corpus.ids, [row])
+    with torch.no_grad():
+        before = [logits_of(run.model, batch) for batch in batches_]
+    white = flatten(start).mul(0).requires_grad_()
+
+    def moved():
+        step = ekfac.spectral(unflatten(white, run.layers),
+                              lambda values, damping: (values + damping).rsqrt())
+        return {name: start[name] + step[name] for name in start}, step
+
+    def objective():
+        optimiser.zero_grad()
+        for batch, old in zip(batches_, before):
+            theta, _ = moved()
+            new = logits_of(run.model, batch, as_parameters(theta, run.layers)).log_softmax(-1)
+            old = old.log_softmax(-1)
+            apart = (old.exp() * (old - new)).sum(-1) * (batch.labels != IGNORE)
+            (apart.sum() / count).backward()
+        theta, step = moved()
+        loss = summed_loss(logits_of(run.model, story, as_parameters(theta, run.layers)),
+                           story.labels).sum() / count
+        pull = sum(ekfac.damping[name] / 2 * part.pow(2).sum() for name, part in step.items())
+        (loss + pull).backward()
+        norms.append(white.grad.norm().item())
+        return loss + pull
+
+    norms = []
+    optimiser = torch.optim.LBFGS([white], max_iter=30, history_size=30, tolerance_grad=0,
+                                  tolerance_change=0)
+    optimiser.step(objective)
+    with torch.no_grad():
+        theta, _ = moved()
+        answers = [-summed_loss(logits_of(run.model, training.questions, values),
+                                training.questions.labels)
+                   for values in (as_parameters(theta, run.layers),
+                                  as_parameters(start, run.layers))]
+    return answers[0] - answers[1], norms[-1] / norms[0]
 
 
 # -- without curvature, without gradients --------------------------------------------------------
@@ -335,11 +400,22 @@ def strongest(ids, values, count):
 
 # -- all of them ---------------------------------------------------------------------------------
 
-BOTH = {"words": words, "paper": paper, "curvatures": other_curvatures, "content": content,
-        "scope": wider_scope, "mean": at_mean, "source": source, "projection": projection,
-        "representation": representation, "steps": steps, "exact": exact}
-FINE = {"covariance": covariance, "flat": flat_exact, "terms": ekfac_terms,
-        "exact, seed 1": partial(exact, seed=1)}
+def at_mean(training):
+    return training.mean_theta()
+
+
+BOTH = {"words": words, "cosine": cosine, "relatif": relatif, "representation": representation,
+        "content": partial(alone, name="content", target="content"), "head": head,
+        "ekfac": partial(alone, name="ekfac"), "projection": projection,
+        "kfac": partial(alone, name="kfac", method="kfac"),
+        "diagonal": partial(alone, name="diagonal", method="diagonal"),
+        "ekfac all": partial(alone, name="ekfac all", scope="all"),
+        "ekfac head": partial(alone, name="ekfac head", scope="head"),
+        "mean all": partial(alone, name="mean all", scope="all", theta=at_mean),
+        "mean head": partial(alone, name="mean head", scope="head", theta=at_mean),
+        "segments": source, "steps": steps, "exact": exact}
+FINE = {"covariance": covariance, "rayleigh": rayleigh, "flat": flat_exact, "terms": ekfac_terms,
+        "pbrf": pbrf, "exact, seed 1": partial(exact, seed=1)}
 
 
 def plain_pass(training):

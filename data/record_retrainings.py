@@ -102,7 +102,8 @@ def begin(base, predicted=None):
 
 def stages(base) -> list[tuple]:
     """Every stage of forecasts as `(regime, name)`, the long ones first."""
-    listed = [("fine", name) for name in reversed(forecasts.BOTH | forecasts.FINE)]
+    fine = forecasts.BOTH | (forecasts.FINE if base == "small" else {})
+    listed = [("fine", name) for name in reversed(fine)]
     listed += [("scratch", name) for name in reversed(forecasts.BOTH)]
     return listed
 
@@ -122,8 +123,8 @@ def gathered(setting, parts) -> dict:
         into = predicted[regime]
         into[f"cost/{name}"] = tensors.pop("cost")
         for key, values in tensors.items():
-            if key == "residuals":
-                into[key] = values
+            if name in ("rayleigh", "pbrf") or key == "residuals":
+                into[f"{name}/{key}"] = values
             elif values.dim() == 2:
                 into[f"score/{key}"] = values.float()
             elif name != "exact, seed 1":
@@ -253,7 +254,8 @@ def settings(base) -> dict:
             "seeds": SEEDS[base], "subsets": SUBSETS, "tenths": TENTHS, "other": OTHER,
             "asked": ASKED, "shares": SHARES, "budgets": forecasts.TOKEN_BUDGETS,
             "singles": [SINGLES, SINGLE_SEEDS],
-            "forecasts": [forecasts.SEGMENTS, forecasts.STEPS, forecasts.DRAWS, forecasts.WIDTH],
+            "forecasts": [forecasts.SEGMENTS, forecasts.STEPS, forecasts.DRAWS, forecasts.WIDTH,
+                          forecasts.PBRF_STORIES, forecasts.PBRF_CORPUS],
             "inputs": {name: sha256(HERE / name) for name in inputs(base)}}
 
 
@@ -269,7 +271,7 @@ def recorded(predicted, outcomes) -> dict:
             if name.startswith("score/") and name != "score/steps":
                 size = values.abs().amax(1, keepdim=True).clamp(min=1e-12)
                 tensors[f"{regime}/{name}"] = (values / size).half()
-                tensors[f"{regime}/{name.replace('score', 'size')}"] = size[:, 0].float()
+                tensors[f"{regime}/{name.replace('score', 'scale')}"] = size[:, 0].float()
             elif name.startswith("tokens/"):
                 tensors[f"{regime}/{name}"] = values[ASKED]
             elif not name.startswith("score/"):

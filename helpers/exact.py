@@ -62,7 +62,8 @@ class Products(Curvature):
 
     def __init__(self, model, layers, batches, damping, preconditioner=None, steps=100,
                  tolerance=1e-6):
-        """`batches()` gives a fresh iterator of batches; `damping` is one λ, or one a layer.
+        """`batches()` gives a fresh iterator of batches; `damping` is one λ, one a
+        layer, or one for every weight `{layer: (out, in+1)}`.
 
         `preconditioner` is another curvature, whose `solve` roughly undoes this one.
         """
@@ -77,7 +78,7 @@ class Products(Curvature):
 
     def product(self, v: torch.Tensor) -> torch.Tensor:
         """G v without damping, `(..., P)`."""
-        theta, rows = self.theta(), v.reshape(-1, v.shape[-1])
+        theta, rows = flatten(weights(self.layers)), v.reshape(-1, v.shape[-1])
         total, sequences = 0, 0
         for batch in self.batches():
             def of_batch(row, batch=batch):
@@ -93,17 +94,12 @@ class Products(Curvature):
         damped = flatten({name: self.damping[name] * x for name, x in by_layer.items()})
         return self.product(v) + damped
 
-    def theta(self) -> torch.Tensor:
-        """Where the matrix is taken, `(P,)`: the layers' present weights."""
-        return flatten(weights(self.layers))
-
-    def parameters(self, theta: torch.Tensor) -> dict:
-        """θ `(P,)` as the parameters that `logits_of` takes."""
-        return as_parameters(unflatten(theta, self.layers), self.layers)
-
     def logits(self, batch):
         """The model's logits as a function of flat weights `(P,)`."""
-        return lambda theta: logits_of(self.model, batch, self.parameters(theta))
+        def function(theta):
+            parameters = as_parameters(unflatten(theta, self.layers), self.layers)
+            return logits_of(self.model, batch, parameters)
+        return function
 
     def matvec(self, v):
         return unflatten(self.damped_product(flatten(v)), self.layers)
@@ -115,7 +111,7 @@ class Products(Curvature):
         return unflatten(solved, self.layers)
 
     def dense(self, name=None):
-        theta = self.theta()
+        theta = flatten(weights(self.layers))
         identity = torch.eye(len(theta), dtype=theta.dtype, device=theta.device)
         rows = places_of(name, self.layers)
         return torch.cat([self.product(identity[part]) for part in rows.split(256)])[:, rows]

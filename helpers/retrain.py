@@ -10,7 +10,6 @@ from dataclasses import dataclass, fields
 import torch
 from transformers.pytorch_utils import Conv1D
 
-from .exact import GaussNewton
 from .stories import (IGNORE, Batch, InputError, batches, encode_query, logits_of, padded,
                       plain_attention, token_losses)
 
@@ -207,43 +206,6 @@ def layer_places(model, layers: dict) -> dict[str, torch.Tensor]:
         bias = [] if layer.bias is None else [own[id(layer.bias)][:, None]]
         places[name] = torch.cat([weight, *bias], 1)
     return places
-
-
-def layer_means(model, damping: torch.Tensor, layers: dict) -> dict[str, float]:
-    """One λ a layer of one for every parameter `(P,)`, the harmonic mean: {layer: λ}."""
-    return {name: 1 / (1 / damping[place]).mean().item()
-            for name, place in layer_places(model, layers).items()}
-
-
-class WholeGaussNewton(GaussNewton):
-    """The Gauss–Newton Hessian over every parameter, at any θ; products only, of flat vectors."""
-
-    def __init__(self, model, ids, theta: torch.Tensor, batch_size=8):
-        super().__init__(model, {}, lambda: batches(ids, batch_size), damping=0.0)
-        self.at = theta
-
-    def theta(self):
-        return self.at
-
-    def parameters(self, theta):
-        return parameters_of(self.model, theta)
-
-
-def term_slopes(model, ids, theta: torch.Tensor, directions: torch.Tensor) -> torch.Tensor:
-    """d/ds of every loss term at θ + s·direction for directions `(Q, P)`: `(Q, N, T)`.
-
-    Along an iHVP, a slope divided by N is the influence of that loss term alone.
-    """
-    slopes = torch.zeros(len(directions), len(ids), max(map(len, ids)))
-    for batch in batches(ids, 8):
-        def along(direction, batch=batch):
-            def losses(theta):
-                return losses_of(model, batch, theta)
-            return torch.func.jvp(losses, (theta,), (direction,))[1]
-        with plain_attention(), torch.no_grad():
-            values = torch.func.vmap(along, chunk_size=8)(directions)
-        slopes[:, batch.index, :values.shape[-1]] = values
-    return slopes
 
 
 def segments(curvatures: list, gradient: dict) -> list[dict]:
