@@ -1,4 +1,4 @@
-"""The curvature that the approximations stand for: exact, formed or never formed; solvers for it.
+"""The curvature that the approximations stand for: exact, never formed; solvers for it.
 
 Inside this file a vector is one flat tensor `(..., P)`, all tracked parameters in the order of the
 layers; `flatten` and `unflatten` lead there and back from `{layer: (..., out, in+1)}`.
@@ -9,7 +9,7 @@ import torch
 from transformers.pytorch_utils import Conv1D
 
 from .capture import shape
-from .curvature import Curvature, Layerwise, pseudo_gradients
+from .curvature import Curvature
 from .stories import IGNORE, logits_of, plain_attention, summed_loss
 
 # -- vectors -------------------------------------------------------------------------------------
@@ -24,12 +24,6 @@ def unflatten(flat: torch.Tensor, layers: dict) -> dict:
     shapes = {name: torch.Size(shape(layer)) for name, layer in layers.items()}
     parts = flat.split([size.numel() for size in shapes.values()], dim=-1)
     return {name: part.unflatten(-1, shapes[name]) for name, part in zip(shapes, parts)}
-
-
-def places_of(name: str | None, layers: dict) -> torch.Tensor:
-    """The places of one layer in a flat vector, or all of them."""
-    places = torch.arange(sum(torch.Size(shape(layer)).numel() for layer in layers.values()))
-    return places if name is None else unflatten(places, layers)[name].flatten()
 
 
 def weights(layers: dict) -> dict:
@@ -113,12 +107,6 @@ class Products(Curvature):
                                         self.tolerance)
         return unflatten(solved, self.layers)
 
-    def dense(self, name=None):
-        theta = self.theta()
-        identity = torch.eye(len(theta), dtype=theta.dtype, device=theta.device)
-        rows = places_of(name, self.layers)
-        return torch.cat([self.product(identity[part]) for part in rows.split(256)])[:, rows]
-
 
 class GaussNewton(Products):
     """The exact Gauss–Newton Hessian G = E[Σ_t J_tᵀ (diag p − p pᵀ) J_t] over all layers.
@@ -141,71 +129,6 @@ class Hessian(Products):
         def loss(theta):
             return summed_loss(self.logits(batch)(theta), batch.labels).sum()
         return torch.func.jvp(torch.func.grad(loss), (theta,), (v,))[1]
-
-
-# -- formed --------------------------------------------------------------------------------------
-
-class Dense(Curvature):
-    """One symmetric matrix over all layers, held as its eigenvalues and eigenvectors, float64."""
-
-    def __init__(self, matrix: torch.Tensor, layers: dict, damping: float):
-        """`matrix` `(P, P)` without damping, rows in the order of `flatten`; `damping` one λ."""
-        self.layers, self.damping = layers, dict.fromkeys(layers, float(damping))
-        self.shift = float(damping)
-        symmetric = (matrix.double() + matrix.double().T) / 2
-        self.eigenvalues, self.q = torch.linalg.eigh(symmetric)
-
-    @classmethod
-    def fisher(cls, model, layers, batches, damping, labels="sampled", draws=1, seed=0):
-        """E over sequences of Dθ Dθᵀ.
-
-        Labels are drawn from the model (`draws` times), or those of the data (empirical Fisher).
-        """
-        total, sequences = 0, 0
-        for draw in range(draws):
-            for batch in batches():
-                captured = pseudo_gradients(model, layers, batch, seed, draw, labels)
-                gradients = flatten({name: captured[name].gradients() for name in layers}).double()
-                total = total + gradients.T @ gradients
-                sequences += len(batch.index)
-        return cls(total / sequences, layers, damping)
-
-    def matvec(self, v):
-        return self._scaled(v, self.eigenvalues + self.shift)
-
-    def solve(self, v):
-        return self._scaled(v, 1 / (self.eigenvalues + self.shift))
-
-    def _scaled(self, v, scale):
-        flat = flatten(v)
-        moved = flat.double() @ self.q * scale @ self.q.T
-        return unflatten(moved.to(flat.dtype), self.layers)
-
-    def dense(self, name=None):
-        rows = places_of(name, self.layers)
-        return (self.q * self.eigenvalues @ self.q.T)[rows][:, rows]
-
-
-class BlockDiagonal(Layerwise):
-    """The diagonal blocks of another curvature, one dense matrix a layer."""
-
-    def __init__(self, whole: Curvature, layers: dict, damping: float):
-        self.damping = dict.fromkeys(layers, float(damping))
-        self.parts = {name: Dense(whole.dense(name), {name: layer}, damping)
-                      for name, layer in layers.items()}
-
-    def matvec(self, v):
-        return {name: self.parts[name].matvec({name: x})[name] for name, x in v.items()}
-
-    def solve(self, v):
-        return {name: self.parts[name].solve({name: x})[name] for name, x in v.items()}
-
-    def norms(self, name, gradients):
-        solved = self.parts[name].solve({name: gradients})[name]
-        return (solved * gradients).flatten(1).sum(1)
-
-    def dense(self, name=None):
-        return self.all_dense() if name is None else self.parts[name].dense()
 
 
 # -- solving without an inverse ------------------------------------------------------------------
