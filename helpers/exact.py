@@ -3,14 +3,12 @@
 Inside this file a vector is one flat tensor `(..., P)`, all tracked parameters in the order of the
 layers; `flatten` and `unflatten` lead there and back from `{layer: (..., out, in+1)}`.
 """
-from abc import abstractmethod
-
 import torch
 from transformers.pytorch_utils import Conv1D
 
 from .capture import shape
 from .curvature import Curvature
-from .stories import IGNORE, logits_of, plain_attention, summed_loss
+from .stories import IGNORE, logits_of, plain_attention
 
 # -- vectors -------------------------------------------------------------------------------------
 
@@ -50,8 +48,12 @@ def as_parameters(theta: dict, layers: dict) -> dict:
 
 # -- never formed --------------------------------------------------------------------------------
 
-class Products(Curvature):
-    """A matrix that is known by its products only; `solve` runs conjugate gradients."""
+class GaussNewton(Curvature):
+    """The exact Gauss–Newton Hessian G = E[Σ_t J_tᵀ (diag p − p pᵀ) J_t] over all layers.
+
+    It is known by its products only: each costs two forward passes and one backward (Grosse et al.
+    2023, section 2.2); `solve` runs conjugate gradients.
+    """
 
     def __init__(self, model, layers, batches, damping, preconditioner=None, steps=100,
                  tolerance=1e-6):
@@ -64,28 +66,6 @@ class Products(Curvature):
         self.damping = dict.fromkeys(layers, float(damping)) if single else damping
         self.preconditioner, self.steps, self.tolerance = preconditioner, steps, tolerance
 
-    @abstractmethod
-    def one_product(self, theta, v, batch) -> torch.Tensor:
-        """The matrix of a batch's summed loss times `v (P,)`, at the weights `theta (P,)`."""
-
-    def product(self, v: torch.Tensor) -> torch.Tensor:
-        """G v without damping, `(..., P)`."""
-        theta, rows = self.theta(), v.reshape(-1, v.shape[-1])
-        total, sequences = 0, 0
-        for batch in self.batches():
-            def of_batch(row, batch=batch):
-                return self.one_product(theta, row, batch)
-            with plain_attention(), torch.no_grad():  # else every batch's graph would be kept
-                total = total + torch.func.vmap(of_batch)(rows)
-            sequences += len(batch.index)
-        return (total / sequences).view_as(v)
-
-    def damped_product(self, v: torch.Tensor) -> torch.Tensor:
-        """(G + λI) v, `(..., P)`."""
-        by_layer = unflatten(v, self.layers)
-        damped = flatten({name: self.damping[name] * x for name, x in by_layer.items()})
-        return self.product(v) + damped
-
     def theta(self) -> torch.Tensor:
         """Where the matrix is taken, `(P,)`: the layers' present weights."""
         return flatten(weights(self.layers))
@@ -94,9 +74,33 @@ class Products(Curvature):
         """θ `(P,)` as the parameters that `logits_of` takes."""
         return as_parameters(unflatten(theta, self.layers), self.layers)
 
-    def logits(self, batch):
-        """The model's logits as a function of flat weights `(P,)`."""
-        return lambda theta: logits_of(self.model, batch, self.parameters(theta))
+    def product(self, v: torch.Tensor) -> torch.Tensor:
+        """G v without damping, `(..., P)`."""
+        theta, rows = self.theta(), v.reshape(-1, v.shape[-1])
+        total, sequences = 0, 0
+        for batch in self.batches():
+            def of_batch(row, batch=batch):
+                return self._of_batch(theta, row, batch)
+            with plain_attention(), torch.no_grad():  # else every batch's graph would be kept
+                total = total + torch.func.vmap(of_batch)(rows)
+            sequences += len(batch.index)
+        return (total / sequences).view_as(v)
+
+    def _of_batch(self, theta, v, batch):
+        def logits(theta):
+            return logits_of(self.model, batch, self.parameters(theta))
+
+        outputs, moved = torch.func.jvp(logits, (theta,), (v,))
+        p = outputs.softmax(-1)
+        bent = p * moved - p * (p * moved).sum(-1, keepdim=True)
+        bent = bent * (batch.labels != IGNORE)[..., None]
+        return torch.func.vjp(logits, theta)[1](bent)[0]
+
+    def damped_product(self, v: torch.Tensor) -> torch.Tensor:
+        """(G + λI) v, `(..., P)`."""
+        by_layer = unflatten(v, self.layers)
+        damped = flatten({name: self.damping[name] * x for name, x in by_layer.items()})
+        return self.product(v) + damped
 
     def matvec(self, v):
         return unflatten(self.damped_product(flatten(v)), self.layers)
@@ -106,29 +110,6 @@ class Products(Curvature):
         solved, _ = conjugate_gradients(self.damped_product, flatten(v), precondition, self.steps,
                                         self.tolerance)
         return unflatten(solved, self.layers)
-
-
-class GaussNewton(Products):
-    """The exact Gauss–Newton Hessian G = E[Σ_t J_tᵀ (diag p − p pᵀ) J_t] over all layers.
-
-    A product costs two forward passes and one backward (Grosse et al. 2023, section 2.2).
-    """
-
-    def one_product(self, theta, v, batch):
-        logits, moved = torch.func.jvp(self.logits(batch), (theta,), (v,))
-        p = logits.softmax(-1)
-        bent = p * moved - p * (p * moved).sum(-1, keepdim=True)
-        bent = bent * (batch.labels != IGNORE)[..., None]
-        return torch.func.vjp(self.logits(batch), theta)[1](bent)[0]
-
-
-class Hessian(Products):
-    """The exact Hessian of the mean loss over all layers; it may be indefinite."""
-
-    def one_product(self, theta, v, batch):
-        def loss(theta):
-            return summed_loss(self.logits(batch)(theta), batch.labels).sum()
-        return torch.func.jvp(torch.func.grad(loss), (theta,), (v,))[1]
 
 
 # -- solving without an inverse ------------------------------------------------------------------

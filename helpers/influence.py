@@ -35,12 +35,6 @@ def query_gradients(model, layers, queries: list[EncodedQuery]):
     return {name: torch.cat(parts) for name, parts in rows.items()}, torch.cat(log_probs)
 
 
-def combined(rows: dict, weights: torch.Tensor) -> dict:
-    """Gradients of Q sums Σ_i w_i log p_i, of n rows `{layer: (n, out, in+1)}`, `weights (Q, n)`:
-    1 and −1 for a contrast of two completions, 1/K for a mean over K contexts."""
-    return {name: torch.einsum("qn,noi->qoi", weights.to(v), v) for name, v in rows.items()}
-
-
 # -- scores by sequence --------------------------------------------------------------------------
 
 def sequence_scores(model, layers, stream, ihvps: dict, n_train: int) -> torch.Tensor:

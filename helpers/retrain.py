@@ -222,7 +222,7 @@ def term_slopes(model, ids, theta: torch.Tensor, directions: torch.Tensor) -> to
 
     Along an iHVP, a slope divided by N is the influence of that loss term alone.
     """
-    slopes = torch.zeros(len(directions), len(ids), max(map(len, ids)))
+    slopes = theta.new_zeros(len(directions), len(ids), max(map(len, ids)))
     for batch in batches(ids, 8):
         def along(direction, batch=batch):
             def losses(theta):
@@ -237,15 +237,18 @@ def term_slopes(model, ids, theta: torch.Tensor, directions: torch.Tensor) -> to
 def segments(curvatures: list, gradient: dict) -> list[dict]:
     """SOURCE (Bae et al. 2024): one vector `{layer: …}` for each segment of training, first first.
 
-    Each times its segment's gradients of a story, summed, is N times the influence. `curvatures`
-    are EK-FAC at the mean θ of each segment, damped by the segment's `path_damping`; `gradient`
-    is ∇L_q at the end. Within a segment a change first grows to (1 − e^{−Λ/λ})/Λ of its
-    gradient, which later segments shrink by e^{−Λ/λ}.
+    The product of each with a story's gradient in that segment, summed over the segments, is N
+    times the influence. `curvatures` are EK-FAC at the mean θ of each segment, damped by the
+    segment's `path_damping`; `gradient` is ∇L_q at the end. Within a segment a change grows to
+    (1 − e^{−Λ/λ})/Λ of its gradient; each later segment shrinks it by e^{−Λ/λ}.
     """
+    def grown(values, damping):
+        ratio = (values / damping).clamp(min=1e-12)  # where Λ is 0 the change grows to 1/λ
+        return -torch.expm1(-ratio) / ratio / damping
+
     vectors = []
     for curvature in reversed(curvatures):
-        vectors.append(curvature.spectral(
-            gradient, lambda values, damping: -torch.expm1(-values / damping) / values))
+        vectors.append(curvature.spectral(gradient, grown))
         gradient = curvature.spectral(
             gradient, lambda values, damping: torch.exp(-values / damping))
     return vectors[::-1]
@@ -262,7 +265,7 @@ def loss_covariance(model, ids, recipe: Recipe, questions: Batch, draws: int, sp
         signs = torch.randint(2, (len(ids),), generator=draw) * 2 - 1
         theta = train(model, ids, recipe, 0, 1 + spread * signs).theta
         answers.append(log_probs(model, questions, theta).detach())
-        by_story = torch.zeros(len(ids))
+        by_story = theta.new_zeros(len(ids))
         for batch in batches(ids, 32):
             with torch.no_grad():
                 by_story[batch.index] = losses_of(model, batch, theta).sum(1)

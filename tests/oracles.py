@@ -2,12 +2,12 @@
 import torch
 
 from helpers.curvature import Curvature, Layerwise, pseudo_gradients
-from helpers.exact import Products, flatten, unflatten, weights
+from helpers.exact import GaussNewton, flatten, unflatten, weights
 
 
 def matrix_of(curvature: Curvature) -> torch.Tensor:
     """G without damping over all layers, `(P, P)`, rows in the order of `flatten`."""
-    if not isinstance(curvature, Products):
+    if not isinstance(curvature, GaussNewton):
         return curvature.dense()
     theta = flatten(weights(curvature.layers))
     identity = torch.eye(len(theta), dtype=theta.dtype, device=theta.device)

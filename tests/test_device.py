@@ -145,7 +145,6 @@ def everything(model, ids):
              "all pairs": influence.token_scores(captured, solved, *every.T, count),
              "indexed": index.queries(solved) @ index.vectors(gradients).T,
              "diagonal": flat(curvature.Diagonal.fit(model, layers, stream).solve(gradients)),
-             "bent": flat(exact.Hessian(model, layers, stream, 0.1).matvec(one)),
              "series": exact.neumann(newton.damped_product, flat(gradients), 1e3, 2),
              "slopes": influence.loss_slopes(model, layers, batch, one),
              "changed": input_token_influence(model, layers, ids[0], one, count),

@@ -14,7 +14,7 @@ from builders import (PROMPT, ROUNDING, TEXTS, autograd_gradient, close, complai
 from helpers import pictures
 from helpers.capture import backward_pass, find_layers
 from helpers.curvature import EKFAC, Identity
-from helpers.influence import combined, sequence_scores, top_indices
+from helpers.influence import sequence_scores, top_indices
 from helpers.sources import read_query
 from helpers.sources.texts import beginnings
 from helpers.stories import Query, Story, batches, content_weights, encode_query, padded, tokenise

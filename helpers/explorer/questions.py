@@ -14,7 +14,7 @@ import torch
 
 from .. import default_cache, pictures
 from ..curvature import Identity
-from ..influence import Strongest, combined, query_gradients, top_indices
+from ..influence import Strongest, query_gradients, top_indices
 from ..search import WORD, tfidf
 from ..sources import (Tracked, context_length, load_model, load_planted, load_stories, read_corpus,
                        read_query, share, track)
@@ -23,8 +23,8 @@ from ..sources.records import KINDS
 from ..sources.texts import beginnings, plain_queries
 from ..stories import EncodedQuery, InputError, Query, Story, encode_query, token_texts
 from ..terminal import kept
+from ..terminal.answers import combined, picked_tokens, short_list
 from ..terminal.answers import entry as story_entry
-from ..terminal.answers import picked_tokens, short_list
 from ..terminal.fitting import fit
 from ..terminal.index import finite, open_index
 from ..terminal.setting import Setting, batch_note
