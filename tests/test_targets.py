@@ -18,8 +18,9 @@ from helpers.influence import sequence_scores, top_indices
 from helpers.sources import read_query
 from helpers.sources.texts import beginnings
 from helpers.stories import Query, Story, batches, content_weights, encode_query, padded, tokenise
-from helpers.terminal.answers import (Asked, ask, entries, exact_scores, exact_token_scores,
-                                      explain_indexed, matching, picked_tokens, told)
+from helpers.terminal.answers import (Asked, ask, combined, entries, exact_scores,
+                                      exact_token_scores, explain_indexed, matching, picked_tokens,
+                                      told)
 from helpers.terminal.fitting import fit
 from helpers.terminal.index import open_index
 from helpers.terminal.setting import Setting, _gradients
