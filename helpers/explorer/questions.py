@@ -97,10 +97,8 @@ class Explorer:
     @classmethod
     def open(cls, model="default", stories="default", limit=None, fit_limit=1000, cache=None,
              device="auto", quiet=False):
-        """Loads model and stories; index and factors are made once, in minutes, and kept.
-
-        `model`, `stories`, `limit`: as for `python -m helpers`. Raises InputError.
-        """
+        """Loads model and stories; index and factors are made once, in minutes, and kept. `model`,
+        `stories`, `limit`: as for `python -m helpers`. Raises InputError."""
         names = str(model), str(stories)
         model, tokenizer = load_model(names[0], device)
         longest = min(MOST, context_length(model))
@@ -296,9 +294,7 @@ class Explorer:
     def look_up(self, question, text, chosen=None, method="ekfac", layer=None,
                 target="influence") -> dict:
         """Why this story, or why not: a view of the one that `find` finds, or else of this text.
-
-        Raises InputError for an empty text.
-        """
+        Raises InputError for an empty text."""
         measure = method, chosen, target
         scores, row = self.scores(question, *measure), self.find(text)
         if row is None:

@@ -88,10 +88,8 @@ def drawable(text) -> str:
 
 
 def wrapped(cells, limit=COLUMNS) -> list[tuple]:
-    """Pieces (line, column, text, source) of `aligned` cells on lines of `limit` letters.
-
-    Words stay whole where they fit.
-    """
+    """Pieces (line, column, text, source) of `aligned` cells on lines of `limit` letters. Words
+    stay whole where they fit."""
     letters = [(letter, number) for number, (text, _) in enumerate(cells)
                for letter in drawable(text)]
     text, placed, line, column = "".join(letter for letter, _ in letters), [], 0, 0
@@ -112,10 +110,8 @@ def wrapped(cells, limit=COLUMNS) -> list[tuple]:
 # -- layers and stories ----------------------------------------------------------------------------
 
 def plot_layers(entries):
-    """Figure: influence of every entry (row) by layer (column), in nats per extra copy.
-
-    Raises ValueError for no entries, and on NaN or inf.
-    """
+    """Figure: influence of every entry (row) by layer (column), in nats per extra copy. Raises
+    ValueError for no entries, and on NaN or inf."""
     if not entries:
         raise ValueError("no entries to draw: give at least one influence entry")
     values = np.array([[finite(value, name) for name, value in entry["layers"].items()]
