@@ -65,11 +65,9 @@ class Measured(NamedTuple):
 
 
 class Explorer:
-    """Answers from an index, under its own curvature and others, by dot product and by TF-IDF.
-
-    Two targets are known, "influence" and "content" (see `stories.content_weights`); each has an
-    index of its own, made when it is first asked for.
-    """
+    """Answers from an index, under its own curvature and others, by dot product and by TF-IDF. Two
+    targets are known, "influence" and "content" (see `stories.content_weights`); each has an index
+    of its own, made when it is first asked for."""
 
     def __init__(self, setting, indexed, curvatures=None, names=("default", "default"),
                  tracked: Tracked | None = None):
@@ -133,10 +131,8 @@ class Explorer:
     def ask(self, prompt, completion="", against="", contexts=0, length=12, temperature=0.0,
             seed=0) -> Question:
         """A question; without a completion the model writes one of at most `length` tokens.
-
         against: another completion, for log p(completion) − log p(against). contexts: how many
-        beginnings of stories the prompt is asked behind, for the mean. Raises InputError.
-        """
+        beginnings of stories the prompt is asked behind, for the mean. Raises InputError."""
         model, tokenizer = self.setting.model, self.setting.tokenizer
         query = Query(prompt, *(text if text.strip() else None for text in (completion, against)))
         query, (ids, start), notes = read_query(model, tokenizer, query, max_new_tokens=length,
@@ -150,11 +146,9 @@ class Explorer:
         return Question(query, notes, texts, tokens, *_read(self.setting, query, texts))
 
     def scores(self, question, method="ekfac", chosen=None, target="influence") -> torch.Tensor:
-        """Influence of every story on the chosen tokens of the completion (None: all), `(N,)`.
-
-        Less that on what stands against it. As exact as the index. Raises InputError where no token
-        is chosen.
-        """
+        """Influence of every story on the chosen tokens of the completion (None: all), `(N,)`. Less
+        that on what stands against it. As exact as the index. Raises InputError where no token is
+        chosen."""
         return self._measured(question, method, chosen, target).scores.sum(0)
 
     def values(self, question, rows, method="ekfac", chosen=None, target="influence"):
@@ -255,11 +249,9 @@ class Explorer:
         return entry
 
     def planted_in(self, question, row) -> dict:
-        """What was planted in this story: `{"item", "role", "sentences"}`.
-
-        The role is the one for the item that the prompt asks about; where it has none there, the
-        role says whether it was planted for others.
-        """
+        """What was planted in this story: `{"item", "role", "sentences"}`. The role is the one for
+        the item that the prompt asks about; where it has none there, the role says whether it was
+        planted for others."""
         prompt, places = " ".join(question.query.prompt.split()), self._places.get(row, [])
         text = self.setting.corpus.stories[row].text
         own = [place for place in places if prompt.endswith(place[0]["prompt"])]
@@ -273,9 +265,8 @@ class Explorer:
 
     def find(self, text) -> int | None:
         """The row of the story with this id or number, or else of the first that holds this text.
-
-        None if there is none. Raises InputError for an empty text and a number that is too large.
-        """
+        None if there is none. Raises InputError for an empty text and a number that is too
+        large."""
         stories, text = self.setting.corpus.stories, " ".join(text.split())
         if not text:
             raise InputError("nothing to look for: give a story's number, some of its words, or a "

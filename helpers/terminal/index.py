@@ -158,11 +158,9 @@ def digests_of(corpus) -> list[int]:
 
 
 def fast_products(codes: torch.Tensor, scales: torch.Tensor, queries: torch.Tensor):
-    """`search.products` without unpacking the codes, into the same memory each time.
-
-    With byte = low + 16 high, Σ low·q₁ + high·q₂ = Σ byte·q₂/16 + low·(q₁ − q₂/16): one mask, no
-    shift; and fresh pages would cost more than the arithmetic.
-    """
+    """`search.products` without unpacking the codes, into the same memory each time. With byte =
+    low + 16 high, Σ low·q₁ + high·q₂ = Σ byte·q₂/16 + low·(q₁ − q₂/16): one mask, no shift; and
+    fresh pages would cost more than the arithmetic."""
     low, high = torch.nn.functional.pad(queries, (0, queries.shape[1] % 2)).chunk(2, dim=1)
     rest, high = low - high / 16, (high / 16).contiguous()
     numbers = torch.empty(ROWS, codes.shape[1])
@@ -187,11 +185,9 @@ def finite(scores: torch.Tensor) -> torch.Tensor:
 
 def open_index(setting: Setting, folder, method="ekfac", fit_limit=2000, seed=0, damping=None,
                cache=None, key=None) -> Index:
-    """The index in `folder`, complete for the setting's stories: opened, added to, or built.
-
-    `key` is the model's `model_key`, where it is known already. Raises InputError when the index
-    belongs to something else, or cannot be written.
-    """
+    """The index in `folder`, complete for the setting's stories: opened, added to, or built. `key`
+    is the model's `model_key`, where it is known already. Raises InputError when the index belongs
+    to something else, or cannot be written."""
     folder, first = local_path(folder), processes.rank() == 0
     settings = {"layers": list(setting.layers), "method": method, "fit limit": fit_limit,
                 "seed": seed, "λ": "auto" if damping is None else damping,
