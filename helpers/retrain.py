@@ -3,7 +3,7 @@
 Every loss term −log p(x_{t+1} | x_≤t) of story i has a weight w[i, t] (1: as it is, 0: left out,
 2: one more copy). `train` is a deterministic function of the weights, so that f(w), the
 log-probability of a query under the trained model, can be measured for any w and, by
-`metagradient`, differentiated by all of them.
+`metagradient`, differentiated by all of them. What comes after that does without unrolling.
 """
 from dataclasses import dataclass, fields
 
@@ -207,7 +207,9 @@ class WholeGaussNewton(GaussNewton):
     """The Gauss–Newton Hessian over every parameter, at any θ; products only, of flat vectors."""
 
     def __init__(self, model, ids, theta: torch.Tensor, batch_size=8):
-        super().__init__(model, {}, lambda: batches(ids, batch_size), damping=0.0)
+        def stream():
+            return (batch.to(theta.device) for batch in batches(ids, batch_size))
+        super().__init__(model, {}, stream, damping=0.0)
         self.at = theta
 
     def theta(self):

@@ -1,4 +1,4 @@
-"""What makes it cheap: candidates by their words, queries of low rank, an index of gradients."""
+"""What makes it cheap: words, projections, representations, queries of low rank, an index."""
 import torch
 
 from .capture import shape
