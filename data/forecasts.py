@@ -216,16 +216,15 @@ def pbrf(training, stories=PBRF_STORIES, count=PBRF_CORPUS):
     dot product forecast; `gap`: what is left of the objective's gradient at its minimum.
     """
     end = training.at(training.states[-1].theta)
-    corpus = Corpus(end.corpus.stories[:count], end.corpus.ids[:count])
-    run = replace(end, corpus=corpus)
-    ekfac, gradients = terminal.fit(run, "ekfac"), training.gradients()
-    exact = GaussNewton(run.model, run.layers, run.stream, ekfac.damping, ekfac, 40, 1e-2)
-    ihvps = {"ekfac": ekfac.solve(gradients), "solved": exact.solve(gradients), "dot": gradients}
-    forecasts = scored(run, ihvps)
+    run = replace(end, corpus=Corpus(end.corpus.stories[:count], end.corpus.ids[:count]))
+    ekfac, asked = terminal.fit(run, "ekfac"), training.gradients()
+    captured, _ = backward_pass(run.model, run.layers, padded(run.corpus.ids, list(range(stories))))
+    own = {name: record.gradients() for name, record in captured.items()}
+    exact = GaussNewton(run.model, run.layers, run.stream, ekfac.damping, ekfac, 30, 1e-2)
+    moves = {"dot": own, "ekfac": ekfac.solve(own), "solved": exact.solve(own)}
     measured, gaps = zip(*(response(training, run, ekfac, row) for row in range(stories)))
-    return {f"pbrf {name}": values[:, :stories].T.contiguous()
-            for name, values in forecasts.items()} | {
-                "pbrf truth": torch.stack(measured), "pbrf gap": torch.tensor(gaps)}
+    return {name: flatten(move) @ flatten(asked).T / count for name, move in moves.items()} | {
+        "truth": torch.stack(measured), "gap": torch.tensor(gaps)}
 
 
 def response(training, run, ekfac, row):

@@ -15,11 +15,12 @@ from pathlib import Path
 import torch
 from record_planted import HERE, MADE_FROM, begin, staged
 
-from helpers.influence import (input_token_influence, loss_slopes, query_gradients, sequence_scores,
+from helpers.capture import backward_pass
+from helpers.influence import (loss_slopes, query_gradients, sequence_scores, token_scores,
                                tokenwise)
 from helpers.sources import load_planted
 from helpers.sources.records import save_record
-from helpers.stories import Query, encode_query, padded
+from helpers.stories import Batch, Query, encode_query, logits_of, padded
 from helpers.terminal import fit
 
 SEED, FITTED, DRAWS = 0, 300, 2
@@ -39,6 +40,44 @@ def chosen(facts, scores) -> list[tuple[int, int]]:
             rows = rows_worded(fact, wording)
             pairs.append((number, rows[scores[number, rows].argmax()]))
     return pairs
+
+
+def other_tokens(model, batch, draws: int, seed=0) -> torch.Tensor:
+    """For each t ≥ 1 of a single story `draws` tokens ≠ x_t from p(· | x_<t), `(T − 1, draws)`."""
+    with torch.no_grad():
+        p = logits_of(model, batch)[0, :-1].softmax(-1).cpu()
+    p[torch.arange(len(p)), batch.input_ids[0, 1:].cpu()] = 0
+    generator = torch.Generator().manual_seed(seed)
+    return torch.multinomial(p, draws, replacement=True, generator=generator)
+
+
+def input_token_influence(model, layers, ids, direction, n_train, draws=2, seed=0, positions=None,
+                          batch_size=8) -> torch.Tensor:
+    """I(z) − E[I(z with another token read at t, all targets kept)] for the `positions` t, `(T,)`.
+
+    `direction` `{layer: (out, in+1)}` is the iHVP of one query, `positions` all by default. The
+    other token is drawn from the model's prediction there (`other_tokens`). Exactly 0 at the first
+    position, for which there is none, and at the last, which no target reads.
+    """
+    batch = padded([ids], [0]).to(next(model.parameters()).device)
+    others = other_tokens(model, batch, draws, seed)
+    wanted = range(len(ids)) if positions is None else positions
+    chosen = [t for t in wanted if 0 < t < len(ids) - 1]
+    changed = batch.input_ids.repeat(len(chosen) * draws, 1)
+    for place, t in enumerate(chosen):
+        changed[place * draws:(place + 1) * draws, t] = others[t - 1].to(changed.device)
+    ihvp = {name: part[None] for name, part in direction.items()}
+    influences = []
+    for rows in [batch.input_ids, *changed.split(batch_size)]:
+        mask, labels = (x.expand(len(rows), -1) for x in (batch.mask, batch.labels))
+        copies = Batch([0] * len(rows), rows, mask, labels)
+        captured, _ = backward_pass(model, layers, copies)
+        scores = token_scores(captured, ihvp, [0] * len(rows), range(len(rows)), n_train)
+        influences.append(scores.sum((1, 2)).cpu())
+    original, others = torch.cat(influences).split([1, len(changed)])
+    effects = torch.zeros(len(ids), dtype=original.dtype)
+    effects[chosen] = original - others.view(len(chosen), draws).mean(1)
+    return effects
 
 
 def profiles(setting, ihvps, query, row):

@@ -1,7 +1,7 @@
 """Curvature matrices G of the mean training loss, made of eigenvectors: K-FAC, EK-FAC and others.
 
-`matvec(v)`, `solve(v)` and `dense(layer)` mean the same for every class here and in `exact`, so
-swapping the method is one word. A vector is a dictionary `{layer: (..., out, in+1)}`; G belongs to
+`matvec(v)` and `solve(v)` mean the same for every class here and in `exact`, so swapping the method
+is one word. A vector is a dictionary `{layer: (..., out, in+1)}`; G belongs to
 the mean over sequences of the summed loss, so its unit is that of Dθ squared.
 
 A fit is one or two passes over the stories. Each returns *sums* over sequences and tokens, and what
@@ -31,11 +31,6 @@ class Curvature(ABC):
     def solve(self, v: dict) -> dict:
         """The iHVP (G + λI)⁻¹ v; shapes as given."""
 
-    @abstractmethod
-    def dense(self, name: str | None = None) -> torch.Tensor:
-        """G without damping of one layer, `(out·(in+1), out·(in+1))`, rows in the order of
-        `Dθ.flatten()`; of all layers, in their order, without a name."""
-
 
 class Layerwise(Curvature):
     """A curvature in which layers do not interact."""
@@ -43,6 +38,11 @@ class Layerwise(Curvature):
     @abstractmethod
     def norms(self, name: str, gradients: torch.Tensor) -> torch.Tensor:
         """rᵀ (G + λI)⁻¹ r of one layer for gradients `(batch, out, in+1)` → `(batch,)`."""
+
+    @abstractmethod
+    def dense(self, name: str | None = None) -> torch.Tensor:
+        """G without damping of one layer, `(out·(in+1), out·(in+1))`, rows in the order of
+        `Dθ.flatten()`; of all layers, in their order, without a name."""
 
     def all_dense(self) -> torch.Tensor:
         """The layers' matrices on the diagonal of one, zeros between them."""

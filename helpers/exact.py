@@ -1,17 +1,16 @@
-"""The curvature that the approximations stand for: exact, formed or never formed; solvers for it.
+"""The curvature that the approximations stand for: exact, never formed; solvers for it.
 
 Inside this file a vector is one flat tensor `(..., P)`, all tracked parameters in the order of the
 layers; `flatten` and `unflatten` lead there and back from `{layer: (..., out, in+1)}`.
 """
-from abc import abstractmethod
 from itertools import islice
 
 import torch
 from transformers.pytorch_utils import Conv1D
 
 from .capture import shape
-from .curvature import Curvature, Layerwise, pseudo_gradients
-from .stories import IGNORE, logits_of, plain_attention, summed_loss
+from .curvature import Curvature
+from .stories import IGNORE, logits_of, plain_attention
 
 # -- vectors -------------------------------------------------------------------------------------
 
@@ -25,12 +24,6 @@ def unflatten(flat: torch.Tensor, layers: dict) -> dict:
     shapes = {name: torch.Size(shape(layer)) for name, layer in layers.items()}
     parts = flat.split([size.numel() for size in shapes.values()], dim=-1)
     return {name: part.unflatten(-1, shapes[name]) for name, part in zip(shapes, parts)}
-
-
-def places_of(name: str | None, layers: dict) -> torch.Tensor:
-    """The places of one layer in a flat vector, or all of them."""
-    places = torch.arange(sum(torch.Size(shape(layer)).numel() for layer in layers.values()))
-    return places if name is None else unflatten(places, layers)[name].flatten()
 
 
 def weights(layers: dict) -> dict:
@@ -57,13 +50,16 @@ def as_parameters(theta: dict, layers: dict) -> dict:
 
 # -- never formed --------------------------------------------------------------------------------
 
-class Products(Curvature):
-    """A matrix that is known by its products only; `solve` runs conjugate gradients."""
+class GaussNewton(Curvature):
+    """The exact Gauss–Newton Hessian G = E[Σ_t J_tᵀ (diag p − p pᵀ) J_t] over all layers.
+
+    It is known by its products only: each costs two forward passes and one backward (Grosse et al.
+    2023, section 2.2); `solve` runs conjugate gradients.
+    """
 
     def __init__(self, model, layers, batches, damping, preconditioner=None, steps=100,
                  tolerance=1e-6):
-        """`batches()` gives a fresh iterator of batches; `damping` is one λ, one a
-        layer, or one for every weight `{layer: (out, in+1)}`.
+        """`batches()` gives a fresh iterator of batches; `damping` is one λ, or one a layer.
 
         `preconditioner` is another curvature, whose `solve` roughly undoes this one.
         """
@@ -72,34 +68,34 @@ class Products(Curvature):
         self.damping = dict.fromkeys(layers, float(damping)) if single else damping
         self.preconditioner, self.steps, self.tolerance = preconditioner, steps, tolerance
 
-    @abstractmethod
-    def one_product(self, theta, v, batch) -> torch.Tensor:
-        """The matrix of a batch's summed loss times `v (P,)`, at the weights `theta (P,)`."""
-
     def product(self, v: torch.Tensor) -> torch.Tensor:
         """G v without damping, `(..., P)`."""
         theta, rows = flatten(weights(self.layers)), v.reshape(-1, v.shape[-1])
         total, sequences = 0, 0
         for batch in self.batches():
             def of_batch(row, batch=batch):
-                return self.one_product(theta, row, batch)
+                return self._of_batch(theta, row, batch)
             with plain_attention(), torch.no_grad():  # else every batch's graph would be kept
                 total = total + torch.func.vmap(of_batch)(rows)
             sequences += len(batch.index)
         return (total / sequences).view_as(v)
+
+    def _of_batch(self, theta, v, batch):
+        def logits(theta):
+            parameters = as_parameters(unflatten(theta, self.layers), self.layers)
+            return logits_of(self.model, batch, parameters)
+
+        outputs, moved = torch.func.jvp(logits, (theta,), (v,))
+        p = outputs.softmax(-1)
+        bent = p * moved - p * (p * moved).sum(-1, keepdim=True)
+        bent = bent * (batch.labels != IGNORE)[..., None]
+        return torch.func.vjp(logits, theta)[1](bent)[0]
 
     def damped_product(self, v: torch.Tensor) -> torch.Tensor:
         """(G + λI) v, `(..., P)`."""
         by_layer = unflatten(v, self.layers)
         damped = flatten({name: self.damping[name] * x for name, x in by_layer.items()})
         return self.product(v) + damped
-
-    def logits(self, batch):
-        """The model's logits as a function of flat weights `(P,)`."""
-        def function(theta):
-            parameters = as_parameters(unflatten(theta, self.layers), self.layers)
-            return logits_of(self.model, batch, parameters)
-        return function
 
     def matvec(self, v):
         return unflatten(self.damped_product(flatten(v)), self.layers)
@@ -109,100 +105,6 @@ class Products(Curvature):
         solved, _ = conjugate_gradients(self.damped_product, flatten(v), precondition, self.steps,
                                         self.tolerance)
         return unflatten(solved, self.layers)
-
-    def dense(self, name=None):
-        theta = flatten(weights(self.layers))
-        identity = torch.eye(len(theta), dtype=theta.dtype, device=theta.device)
-        rows = places_of(name, self.layers)
-        return torch.cat([self.product(identity[part]) for part in rows.split(256)])[:, rows]
-
-
-class GaussNewton(Products):
-    """The exact Gauss–Newton Hessian G = E[Σ_t J_tᵀ (diag p − p pᵀ) J_t] over all layers.
-
-    A product costs two forward passes and one backward (Grosse et al. 2023, section 2.2).
-    """
-
-    def one_product(self, theta, v, batch):
-        logits, moved = torch.func.jvp(self.logits(batch), (theta,), (v,))
-        p = logits.softmax(-1)
-        bent = p * moved - p * (p * moved).sum(-1, keepdim=True)
-        bent = bent * (batch.labels != IGNORE)[..., None]
-        return torch.func.vjp(self.logits(batch), theta)[1](bent)[0]
-
-
-class Hessian(Products):
-    """The exact Hessian of the mean loss over all layers; it may be indefinite."""
-
-    def one_product(self, theta, v, batch):
-        def loss(theta):
-            return summed_loss(self.logits(batch)(theta), batch.labels).sum()
-        return torch.func.jvp(torch.func.grad(loss), (theta,), (v,))[1]
-
-
-# -- formed --------------------------------------------------------------------------------------
-
-class Dense(Curvature):
-    """One symmetric matrix over all layers, held as its eigenvalues and eigenvectors, float64."""
-
-    def __init__(self, matrix: torch.Tensor, layers: dict, damping: float):
-        """`matrix` `(P, P)` without damping, rows in the order of `flatten`; `damping` one λ."""
-        self.layers, self.damping = layers, dict.fromkeys(layers, float(damping))
-        self.shift = float(damping)
-        symmetric = (matrix.double() + matrix.double().T) / 2
-        self.eigenvalues, self.q = torch.linalg.eigh(symmetric)
-
-    @classmethod
-    def fisher(cls, model, layers, batches, damping, labels="sampled", draws=1, seed=0):
-        """E over sequences of Dθ Dθᵀ.
-
-        Labels are drawn from the model (`draws` times), or those of the data (empirical Fisher).
-        """
-        total, sequences = 0, 0
-        for draw in range(draws):
-            for batch in batches():
-                captured = pseudo_gradients(model, layers, batch, seed, draw, labels)
-                gradients = flatten({name: captured[name].gradients() for name in layers}).double()
-                total = total + gradients.T @ gradients
-                sequences += len(batch.index)
-        return cls(total / sequences, layers, damping)
-
-    def matvec(self, v):
-        return self._scaled(v, self.eigenvalues + self.shift)
-
-    def solve(self, v):
-        return self._scaled(v, 1 / (self.eigenvalues + self.shift))
-
-    def _scaled(self, v, scale):
-        flat = flatten(v)
-        moved = flat.double() @ self.q * scale @ self.q.T
-        return unflatten(moved.to(flat.dtype), self.layers)
-
-    def dense(self, name=None):
-        rows = places_of(name, self.layers)
-        return (self.q * self.eigenvalues @ self.q.T)[rows][:, rows]
-
-
-class BlockDiagonal(Layerwise):
-    """The diagonal blocks of another curvature, one dense matrix a layer."""
-
-    def __init__(self, whole: Curvature, layers: dict, damping: float):
-        self.damping = dict.fromkeys(layers, float(damping))
-        self.parts = {name: Dense(whole.dense(name), {name: layer}, damping)
-                      for name, layer in layers.items()}
-
-    def matvec(self, v):
-        return {name: self.parts[name].matvec({name: x})[name] for name, x in v.items()}
-
-    def solve(self, v):
-        return {name: self.parts[name].solve({name: x})[name] for name, x in v.items()}
-
-    def norms(self, name, gradients):
-        solved = self.parts[name].solve({name: gradients})[name]
-        return (solved * gradients).flatten(1).sum(1)
-
-    def dense(self, name=None):
-        return self.all_dense() if name is None else self.parts[name].dense()
 
 
 # -- solving without an inverse ------------------------------------------------------------------

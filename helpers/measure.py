@@ -1,13 +1,7 @@
-"""How well an attribution does where the truth is known: retrieval, sign, place, flatness."""
+"""How well an attribution does where the truth is known: separation, place, flatness."""
 from itertools import combinations
 
 import torch
-
-
-def found_share(scores: torch.Tensor, teachers: list[int]) -> torch.Tensor:
-    """Which of the k teachers are among the k best of `scores (N,)`: `(k,)` booleans."""
-    best = set(scores.argsort(descending=True, stable=True)[:len(teachers)].tolist())
-    return torch.tensor([row in best for row in teachers])
 
 
 def auc(positive: torch.Tensor, negative: torch.Tensor) -> float:

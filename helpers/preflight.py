@@ -1,7 +1,5 @@
 """Is this machine ready for the series? One line for each thing: `ok`, or `todo` and what to do.
-
-Needs nothing but Python itself, so that it can say what is missing.
-"""
+Needs nothing but Python itself, so that it can say what is missing."""
 from __future__ import annotations  # so that an old Python gets as far as being told so
 
 import hashlib

@@ -3,7 +3,7 @@
 Every loss term −log p(x_{t+1} | x_≤t) of story i has a weight w[i, t] (1: as it is, 0: left out,
 2: one more copy). `train` is a deterministic function of the weights, so that f(w), the
 log-probability of a query under the trained model, can be measured for any w and, by
-`metagradient`, differentiated by all of them.
+`metagradient`, differentiated by all of them. What comes after that does without unrolling.
 """
 from dataclasses import dataclass, fields
 
@@ -211,15 +211,18 @@ def layer_places(model, layers: dict) -> dict[str, torch.Tensor]:
 def segments(curvatures: list, gradient: dict) -> list[dict]:
     """SOURCE (Bae et al. 2024): one vector `{layer: …}` for each segment of training, first first.
 
-    Each times its segment's gradients of a story, summed, is N times the influence. `curvatures`
-    are EK-FAC at the mean θ of each segment, damped by the segment's `path_damping`; `gradient`
-    is ∇L_q at the end. Within a segment a change first grows to (1 − e^{−Λ/λ})/Λ of its
-    gradient, which later segments shrink by e^{−Λ/λ}.
+    The product of each with a story's gradient in that segment, summed over the segments, is N
+    times the influence. `curvatures` are EK-FAC at the mean θ of each segment, damped by the
+    segment's `path_damping`; `gradient` is ∇L_q at the end. Within a segment a change grows to
+    (1 − e^{−Λ/λ})/Λ of its gradient; each later segment shrinks it by e^{−Λ/λ}.
     """
+    def grown(values, damping):
+        ratio = (values / damping).clamp(min=1e-12)  # where Λ is 0 the change grows to 1/λ
+        return -torch.expm1(-ratio) / ratio / damping
+
     vectors = []
     for curvature in reversed(curvatures):
-        vectors.append(curvature.spectral(
-            gradient, lambda values, damping: -torch.expm1(-values / damping) / values))
+        vectors.append(curvature.spectral(gradient, grown))
         gradient = curvature.spectral(
             gradient, lambda values, damping: torch.exp(-values / damping))
     return vectors[::-1]
@@ -236,7 +239,7 @@ def loss_covariance(model, ids, recipe: Recipe, questions: Batch, draws: int, sp
         signs = torch.randint(2, (len(ids),), generator=draw) * 2 - 1
         theta = train(model, ids, recipe, 0, 1 + spread * signs).theta
         answers.append(log_probs(model, questions, theta).detach())
-        by_story = torch.zeros(len(ids))
+        by_story = theta.new_zeros(len(ids))
         for batch in batches(ids, 32):
             with torch.no_grad():
                 by_story[batch.index] = losses_of(model, batch, theta).sum(1)

@@ -1,4 +1,4 @@
-"""What makes it cheap: candidates by their words, queries of low rank, an index of gradients."""
+"""What makes it cheap: words, projections, representations, queries of low rank, an index."""
 import torch
 
 from .capture import shape
@@ -87,7 +87,7 @@ def representations(model, batches, count: int) -> torch.Tensor:
         with torch.no_grad():
             hidden = model(batch.input_ids, output_hidden_states=True).hidden_states[-1]
         real = batch.mask[..., None]
-        means[batch.index] = (hidden * real).sum(1) / real.sum(1)
+        means[batch.index] = ((hidden * real).sum(1) / real.sum(1)).to(means)
     return means
 
 

@@ -3,10 +3,7 @@
 Symbols are those of the series: a training sequence z = (x_1 … x_T) has the loss
 L(z) = −Σ_t log p(x_{t+1} | x_≤t), summed over real targets.
 """
-import json
 from dataclasses import dataclass, replace
-from functools import cached_property
-from hashlib import blake2b
 from typing import NamedTuple
 
 import torch
@@ -54,12 +51,6 @@ class Corpus:
 
     def __len__(self):
         return len(self.ids)
-
-    @cached_property
-    def digests(self) -> list[int]:
-        """A 64-bit number for each story, by which its tokens are known again."""
-        hashes = (blake2b(json.dumps(ids).encode(), digest_size=8).digest() for ids in self.ids)
-        return [int.from_bytes(digest, "big", signed=True) for digest in hashes]
 
 
 @dataclass

@@ -83,12 +83,6 @@ def test_shades_of_both_signs_stay_apart_for_every_sight(sight, background):
         np.allclose(cmap(norm(share))[:3], shade(share), atol=0.02) for share in (-1, -0.5, 0.5, 1))
 
 
-def test_curves_of_both_signs_differ_in_dashes_too():
-    positive, negative = pictures.plot_tail([3.0, 2.0, -1.0, -2.0]).axes[0].lines
-    assert positive.get_linestyle() != negative.get_linestyle()
-    assert positive.get_color() != negative.get_color()
-
-
 def test_bars_underlines_and_focus_are_seen_in_both_themes():
     assert THEMES[0] != THEMES[1] and BLOCKS == [*THEMES, *THEMES[::-1]]
     outline = re.search(r"focus-visible\+label\{outline:\d+px solid rgb\(([\d,]+)\)",

@@ -223,6 +223,24 @@ def test_solve_and_matvec_equal_dense_algebra(method, damping):
                 0.1 * torch.diag(matrix.dense(name)).mean().item())
 
 
+@pytest.mark.parametrize("method", [KFAC, EKFAC])
+def test_functions_of_the_eigenvalues_are_functions_of_the_dense_matrix(method):
+    model, ids = tiny_model("gpt2"), random_ids(6)
+    layers = find_layers(model, "h.0.*c_proj")  # the attention's and the MLP's
+    matrix = method.fit(model, layers, lambda: batches(ids, 4), damping=1.5)
+    v = {name: torch.randn(2, *shape(layer), dtype=torch.float64) for name, layer in layers.items()}
+    cubed = matrix.spectral(v, lambda values, damping: (values + damping) ** 3)
+    faded = matrix.spectral(v, lambda values, damping: torch.exp(-values / damping))
+    assert list(cubed) == list(faded) == list(layers)
+    for name in layers:
+        dense = matrix.dense(name)
+        damped = dense + 1.5 * torch.eye(len(dense), dtype=torch.float64)
+        for found, whole in ((cubed, torch.linalg.matrix_power(damped, 3)),
+                             (faded, torch.matrix_exp(-dense / 1.5))):
+            expected = (v[name].flatten(1) @ whole).view_as(v[name])
+            assert relative(found[name], expected) < 1e-8
+
+
 def test_identity_is_the_plain_gradient():
     layers = find_layers(tiny_model("gpt2"))
     v = {name: torch.randn(2, *shape(layer)) for name, layer in layers.items()}

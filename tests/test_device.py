@@ -1,20 +1,26 @@
 """What runs on a GPU, on an emulated one: no tensor is left on the CPU, the answers are its own."""
 import json
+import sys
 
 import pytest
 import torch
-from builders import PROMPT, QUERIES, random_ids, tiny_model
+from builders import PROMPT, QUERIES, ROOT, random_ids, tiny_model
 
 try:
     import accelerator
 except (ImportError, AttributeError):
     pytest.skip("this PyTorch knows no devices in Python", allow_module_level=True)
 
-from helpers import curvature, exact, influence, search, stories  # noqa: E402
+import oracles  # noqa: E402
+
+from helpers import curvature, exact, influence, retrain, search, stories  # noqa: E402
 from helpers.capture import backward_pass, find_layers  # noqa: E402
 from helpers.explorer import Explorer  # noqa: E402
 from helpers.sources import files, models  # noqa: E402
 from helpers.terminal.options import main  # noqa: E402
+
+sys.path.insert(0, str(ROOT / "data"))
+from record_counterfactuals import input_token_influence  # noqa: E402
 
 DEVICE = torch.device(accelerator.NAME, 0)
 
@@ -133,16 +139,19 @@ def everything(model, ids):
     for pair, value in values.items():
         assert value.is_cpu and abs(value.sum() - scores[pair]) < 1e-3 * value.abs().sum()
     one, batch = {name: part[0] for name, part in solved.items()}, next(stream())
+    theta = retrain.start(model).theta
     captured, index = backward_pass(model, layers, batch)[0], search.Index(matrix, 50)
     every = torch.cartesian_prod(torch.arange(2), torch.arange(len(batch.index))).to(model.device)
     found = {"log p": log_probs, "solved": flat(solved), "scores": scores, "norms": norms,
              "all pairs": influence.token_scores(captured, solved, *every.T, count),
              "indexed": index.queries(solved) @ index.vectors(gradients).T,
              "diagonal": flat(curvature.Diagonal.fit(model, layers, stream).solve(gradients)),
-             "bent": flat(exact.Hessian(model, layers, stream, 0.1).matvec(one)),
              "series": exact.neumann(newton.damped_product, flat(gradients), 1e3, 2),
              "slopes": influence.loss_slopes(model, layers, batch, one),
-             "changed": influence.input_token_influence(model, layers, ids[0], one, count),
+             "terms": retrain.term_slopes(model, ids, theta, theta[None]),
+             "whole": retrain.WholeGaussNewton(model, ids, theta).product(theta),
+             "meant": search.representations(model, stream(), count),
+             "changed": input_token_influence(model, layers, ids[0], one, count),
              "ranked": search.low_rank_token_scores(captured, search.low_rank(solved, 4), count)}
     return {name: tensor.cpu() for name, tensor in found.items()}
 
@@ -165,9 +174,9 @@ def test_dense_matrices_on_a_device_with_float64():
 
         layers = find_layers(model.to(device), "h.0.attn.c_proj")
         gradients, _ = influence.query_gradients(model, layers, QUERIES[:1])
-        dense = exact.Dense.fisher(model, layers, stream, 0.1)
-        matrices = (dense, exact.BlockDiagonal(dense, layers, 0.1),
+        dense = oracles.Dense.fisher(model, layers, stream, 0.1)
+        matrices = (dense, oracles.BlockDiagonal(dense, layers, 0.1),
                     exact.GaussNewton(model, layers, stream, 0.1, steps=10))
         solved = [exact.flatten(matrix.solve(gradients)).cpu() for matrix in matrices]
-        answers.append([*solved, matrices[-1].dense().cpu()])
+        answers.append([*solved, oracles.matrix_of(matrices[-1]).cpu()])
     torch.testing.assert_close(*answers, rtol=1e-4, atol=1e-4)

@@ -74,7 +74,7 @@ def test_the_book_imports_only_what_stands_before_it_and_libraries(name):
 
 
 @pytest.mark.parametrize("line", [
-    "from .sources import load_model", "from .exact import Dense", "from .curvature import KFAC",
+    "from .sources import load_model", "from .exact import flatten", "from .curvature import KFAC",
     "from . import terminal", "from . import stories, exact", "from .sources.files import DATA",
     "from .. import helpers", "import helpers.stories", "from helpers import stories",
     "import tqdm", "from datasets import Dataset", "import safetensors.torch",

@@ -10,7 +10,6 @@ import warnings
 
 import numpy as np
 import pytest
-import torch
 from helpers import pictures
 from helpers.pictures import figures, pages, shades
 from helpers.pictures.text import columns
@@ -95,7 +94,7 @@ def test_blanks_of_templates_stay_out_of_stories():
 
 def test_the_terminal_does_without_matplotlib():
     code = ("import sys; from helpers import pictures; print('matplotlib' in sys.modules); "
-            "pictures.plot_tail; print('matplotlib' in sys.modules)")
+            "pictures.plot_layers; print('matplotlib' in sys.modules)")
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout.split() == ["False", "True"], done.stderr
     with pytest.raises(AttributeError, match="no attribute 'plot'"):
@@ -167,8 +166,6 @@ def test_not_finite_is_refused(bad):
         section(entry_of(["a"], [0.0], influence=bad, layers={"a": 0.0}))
     with pytest.raises(ValueError, match="h.0.mlp"):
         strip({"h.0.mlp": bad})
-    with pytest.raises(ValueError, match="not finite"):
-        pictures.plot_tail([1.0, bad])
 
 
 def test_layer_strip_bars_point_the_right_way():
@@ -398,19 +395,6 @@ def test_plot_layers_shows_every_layer_and_sign():
     drawn(pictures.plot_layers([entry_of(["a"], [1.0], id="😀\x1b", layers=many)]))
     with pytest.raises(ValueError, match="no entries"):
         pictures.plot_layers([])
-
-
-def test_plot_tail_states_the_share_of_the_top_percent():
-    # 1% of 200 are 2, which carry 98 of 100
-    scores = torch.cat([torch.full((2,), 49.0), torch.ones(2), -torch.ones(196)])
-    assert pictures.tail_share(scores) == pytest.approx(0.98)
-    fig = pictures.plot_tail(scores)
-    drawn(fig)
-    (ax,) = fig.axes
-    assert "98%" in ax.get_title() and [len(line.get_xdata()) for line in ax.lines] == [4, 196]
-    assert ax.get_xscale() == ax.get_yscale() == "log"
-    for odd in ([0.0] * 5, [-1.0] * 5):
-        assert pictures.tail_share(odd) == 0.0 and drawn(pictures.plot_tail(odd)) is not None
 
 
 # -- a real browser --------------------------------------------------------------------------------

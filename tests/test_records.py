@@ -10,7 +10,6 @@ from builders import ROOT
 sys.path.insert(0, str(ROOT / "data"))
 from record_planted import one_block, places, ranks, staged  # noqa: E402
 
-from helpers.measure import found_share  # noqa: E402
 from helpers.sources import load_planted, load_record, load_stories  # noqa: E402
 from helpers.sources.records import save_record  # noqa: E402
 from helpers.stories import InputError  # noqa: E402
@@ -44,12 +43,13 @@ def test_a_record_of_other_files_is_refused(tmp_path):
         load_record(tmp_path / "r.safetensors")
 
 
-def test_recorded_ranks_are_those_of_found_share():
+def test_recorded_ranks_tell_who_is_among_the_best():
     draw = torch.Generator().manual_seed(0)
     scores = torch.randint(12, (2, 40), generator=draw).float()  # with ties
     teachers = [3, 17, 22, 39, 5]
     for row, ranked in zip(scores, ranks(scores)):
-        assert torch.equal(ranked[teachers] < len(teachers), found_share(row, teachers))
+        best = row.argsort(descending=True, stable=True)[:len(teachers)].tolist()
+        assert (ranked[teachers] < len(teachers)).tolist() == [place in best for place in teachers]
 
 
 def test_planted_scores_hold_every_planted_place_once():

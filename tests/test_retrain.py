@@ -1,4 +1,6 @@
-"""Training as a function of the data's weights: torch's Adam, finite differences; BM25."""
+"""Training as a function of the data's weights: torch's Adam, finite differences, dense matrices;
+BM25."""
+import copy
 import json
 import math
 import os
@@ -7,15 +9,19 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from importlib import import_module
 
 import pytest
 import torch
-from builders import ROOT
+from builders import ROOT, relative, softmax_hessian
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from helpers import retrain, search
-from helpers.stories import IGNORE, InputError, batches
+from helpers.capture import find_layers
+from helpers.curvature import KFAC, Block
+from helpers.exact import conjugate_gradients
+from helpers.stories import IGNORE, InputError, batches, padded
 
 IDS = [[1, 5, 9, 7, 3, 2, 8], [4, 4, 6, 1, 7], [2, 9, 8, 7, 6, 5, 3, 1], [7, 1, 1, 2],
        [3, 8, 9, 9, 4, 2],
@@ -41,7 +47,6 @@ def questions():
 
 def test_training_is_torchs_adam(model):
     """With a vanishing epsilon the place of epsilon does not matter."""
-    import copy
     other = copy.deepcopy(model)
     recipe = retrain.Recipe(epochs=2, batch_size=2, rate=1e-2, epsilon=1e-30)
     order = recipe.order(len(IDS), seed=4)
@@ -134,6 +139,204 @@ def test_the_model_keeps_its_parameters(model):
     before = retrain.start(model).theta.clone()
     retrain.train(model, IDS, RECIPE)
     assert torch.equal(before, retrain.start(model).theta)
+
+
+# -- without unrolling ----------------------------------------------------------------------------
+
+@pytest.fixture(scope="module", params=[True, False], ids=["tied", "untied"])
+def somewhere(request):
+    """A model, parameters θ that are not its own, and a copy of it that holds them."""
+    torch.manual_seed(1)
+    config = GPT2Config(vocab_size=12, n_positions=16, n_embd=8, n_layer=2, n_head=2,
+                        bos_token_id=0, eos_token_id=0, initializer_range=0.3,
+                        tie_word_embeddings=request.param)
+    model = GPT2LMHeadModel(config).double().eval()
+    theta = retrain.start(model).theta
+    theta = theta + 0.1 * torch.randn(theta.shape, dtype=theta.dtype)
+    return model, theta, holding(copy.deepcopy(model), theta)
+
+
+def holding(model, theta):
+    torch.nn.utils.vector_to_parameters(theta, model.parameters())
+    return model
+
+
+def by_parameters(value, model):
+    """The gradient of a number by every parameter of the model, `(P,)`."""
+    parts = torch.autograd.grad(value, list(model.parameters()), retain_graph=True,
+                                materialize_grads=True)
+    return torch.cat([part.flatten() for part in parts])
+
+
+def terms(model, ids):
+    """The loss terms of one story, without the helpers."""
+    logits = model(torch.tensor([ids])).logits[0, :-1]
+    return torch.nn.functional.cross_entropy(logits, torch.tensor(ids[1:]), reduction="none")
+
+
+def test_gauss_newton_of_the_whole_model_against_a_dense_jacobian(somewhere):
+    model, theta, other = somewhere
+    ids, total = IDS[:3], 0
+    for story in ids:
+        for logits in other(torch.tensor([story])).logits[0, :-1]:
+            jacobian = torch.stack([by_parameters(logit, other) for logit in logits])
+            total = total + jacobian.T @ softmax_hessian(logits.detach()) @ jacobian
+    v = torch.randn(2, len(theta), dtype=torch.float64)
+    found = retrain.WholeGaussNewton(model, ids, theta, batch_size=2)
+    assert relative(found.product(v), v @ total / len(ids)) < 1e-8
+    assert relative(found.product(v[0]), v[0] @ total / len(ids)) < 1e-8
+    own = retrain.WholeGaussNewton(model, ids, retrain.start(model).theta).product(v)
+    assert relative(own, v @ total / len(ids)) > 0.01  # it matters where
+
+
+def test_slopes_of_loss_terms_against_differences_and_a_backward_pass_each(somewhere):
+    model, theta, other = somewhere
+    ids, step = IDS + IDS[:3], 1e-5  # more than a batch
+    asked = torch.stack([by_parameters(terms(other, [1, 5, 9, 7])[1:].sum(), other),
+                         by_parameters(terms(other, [4, 6, 1, 7])[2], other)])
+    matrix = retrain.WholeGaussNewton(model, ids, theta)
+    ihvps, _ = conjugate_gradients(lambda v: matrix.product(v) + v, asked, steps=20)
+    directions = torch.cat([ihvps, torch.randn(1, len(theta), dtype=torch.float64)])
+    slopes = retrain.term_slopes(model, ids, theta, directions)
+    assert slopes.shape == (3, 9, 8) and slopes.dtype == torch.float64
+    below, above = (holding(copy.deepcopy(other), theta + sign * step * directions[2])
+                    for sign in (-1, 1))
+    for row, story in enumerate(ids):
+        last, losses = len(story) - 1, terms(other, story)
+        assert (slopes[:, row, last:] == 0).all() and (slopes[:, row, :last] != 0).all()
+        difference = (terms(above, story) - terms(below, story)).detach() / (2 * step)
+        torch.testing.assert_close(slopes[2, row, :last], difference, rtol=1e-4, atol=1e-5)
+        each = torch.stack([by_parameters(loss, other) for loss in losses])
+        assert relative(slopes[:, row, :last], directions @ each.T) < 1e-8
+        whole = directions @ by_parameters(losses.sum(), other)
+        assert relative(slopes[:, row].sum(-1), whole) < 1e-8
+
+
+def test_path_damping_is_one_over_the_time_that_adam_takes():
+    """With √v̂ constant it is m √v̂ / Σ η: 1/(ηT) for gradient descent."""
+    recipe, steps = retrain.Recipe(rate=0.02, epsilon=1e-30), 40
+    roots = torch.rand(5, dtype=torch.float64) + 0.5
+    states = [retrain.State(roots, roots, roots**2 * (1 - recipe.betas[1] ** k))
+              for k in range(steps + 1)]
+    rates = [0.02 * min(1, (k + 1) / 4) * (40 - k) / 40 for k in range(steps)]
+    mean_targets = sum(len(story) - 1 for story in IDS) / len(IDS)
+    for part in (slice(None), slice(10, 25), slice(30, None)):
+        expected = mean_targets * roots / sum(rates[part])
+        torch.testing.assert_close(retrain.path_damping(states, IDS, recipe, part), expected)
+
+
+def test_a_training_of_few_steps_is_like_a_damping():
+    """Under the loss ½ σ θ² + c θ training moves θ by −c (1 − e^{−σ/λ})/σ, damping by −c/(σ+λ).
+
+    The first is never the smaller and at most 1.3 times the second; at both ends they agree.
+    """
+    sigma, steps = torch.logspace(-3, 3, 61, dtype=torch.float64), 4000
+    # an epsilon that drowns the gradients makes Adam gradient descent
+    recipe = retrain.Recipe(rate=10.0, betas=(0, 0.99), epsilon=1e8)
+    nothing = torch.zeros_like(sigma)
+    states, mean_targets = [retrain.State(nothing, nothing, nothing)], recipe.divisor(IDS) / 32
+    for step in range(steps):
+        gradient = (sigma * states[-1].theta + 1) / mean_targets
+        states.append(retrain.adam(states[-1], gradient, step, steps, recipe))
+    damping, moved = retrain.path_damping(states, IDS, recipe), -states[-1].theta
+    assert sigma[0] < 0.01 * damping.min() and sigma[-1] > 100 * damping.max()
+    ratio = moved * (sigma + damping)
+    assert ratio.min() > 0.999 and 1.25 < ratio.max() < 1.31
+    assert ratio[0] < 1.01 and ratio[-1] < 1.01
+    exact = (1 - (-sigma / damping).exp()) / sigma
+    torch.testing.assert_close(moved, exact, rtol=0.02, atol=0)
+
+
+def test_means_by_layer_are_harmonic(somewhere):
+    model, theta, _ = somewhere
+    layers, values = find_layers(model), torch.rand(theta.shape, dtype=torch.float64) + 0.1
+    found, place, own = retrain.layer_means(model, values, layers), 0, {name: [] for name in layers}
+    for name, parameter in model.named_parameters():
+        part = values[place:place + parameter.numel()].tolist()
+        place += parameter.numel()
+        own.get(name.rpartition(".")[0], []).extend(part)
+    assert place == len(theta) and list(found) == list(layers)
+    for name, part in own.items():
+        assert found[name] == pytest.approx(len(part) / sum(1 / value for value in part))
+
+
+def test_one_segment_is_the_integral_of_a_decay():
+    """∫ e^{−Gt} dt over the time 1/λ, from one exponential of a block matrix (Van Loan 1978)."""
+    draw = torch.Generator().manual_seed(3)
+    q_a, q_s = (torch.linalg.qr(torch.randn(n, n, generator=draw).double())[0] for n in (4, 3))
+    eigenvalues = torch.rand(3, 4, generator=draw).double()
+    eigenvalues[1, 2] = 0  # as of a unit that is always off
+    curvature = KFAC({"w": Block(q_a, q_s, eigenvalues)}, damping=0.3)
+    gradient = torch.randn(2, 3, 4, generator=draw).double()
+    (found,) = retrain.segments([curvature], {"w": gradient})
+    dense, eye = curvature.dense("w"), torch.eye(12).double()
+    block = torch.cat([torch.cat([-dense, eye], 1), torch.zeros(12, 24).double()])
+    integral = torch.matrix_exp(block / 0.3)[:12, 12:]
+    assert relative(found["w"], (gradient.flatten(1) @ integral).view_as(gradient)) < 1e-8
+
+
+def test_segments_against_the_derivative_through_a_training_in_three_parts():
+    """Of matrices W under losses ½ |R (W a − y)|², each segment with data and an R of its own."""
+    draw = torch.Generator().manual_seed(0)
+
+    def normal(*size):
+        return torch.randn(*size, generator=draw, dtype=torch.float64)
+
+    def slope(w, inputs, wanted, root):
+        return root.T @ root @ (w @ inputs.T - wanted.T) @ inputs / len(inputs)
+
+    parts, time = [(normal(20, 4) @ normal(4, 4), normal(20, 3), normal(3, 3))
+                   for _ in range(3)], 0.03
+    examples, asked = [(normal(1, 4), normal(1, 3)) for _ in range(12)], normal(3, 4)
+
+    def trained(example=None, weight=0.0):
+        w, means = torch.zeros(3, 4, dtype=torch.float64), []
+        for (inputs, wanted, root), steps in zip(parts, (300, 200, 100)):
+            seen = []
+            for _ in range(steps):
+                seen.append(w)
+                extra = weight * slope(w, *example, root) if example else 0
+                w = w - time / steps * (slope(w, inputs, wanted, root) + extra)
+            means.append(sum(seen) / steps)
+        return w, means
+
+    exact = torch.stack([-((trained(example, 1e-4)[0] - trained(example, -1e-4)[0]) * asked).sum()
+                         / 2e-4 for example in examples])
+    curvatures, (_, means) = [], trained()
+    for inputs, _, root in parts:
+        values_a, q_a = torch.linalg.eigh(inputs.T @ inputs / len(inputs))
+        values_s, q_s = torch.linalg.eigh(root.T @ root)
+        outer = torch.outer(values_s, values_a).clamp(min=0)
+        curvatures.append(KFAC({"w": Block(q_a, q_s, outer)}, damping=1 / time))
+
+    def forecast(vectors):
+        return torch.stack([sum((vector["w"] * slope(mean, *example, root)).sum()
+                                for vector, mean, (_, _, root) in zip(vectors, means, parts))
+                            for example in examples])
+
+    assert relative(forecast(retrain.segments(curvatures, {"w": asked})), exact) < 0.03
+    turned = retrain.segments(curvatures[::-1], {"w": asked})[::-1]
+    assert relative(forecast(turned), exact) > 0.2  # the order of the segments matters
+
+
+def test_loss_covariance_is_that_of_the_derivatives_through_training(model, questions):
+    """With small changes of the weights, f and every loss change as their gradients say."""
+    recipe, draws, spread = replace(RECIPE, epsilon=1e-2), 10, 1e-3  # smooth
+    found = retrain.loss_covariance(model, IDS, recipe, questions, draws, spread)
+    assert torch.equal(found, retrain.loss_covariance(model, IDS, recipe, questions, draws, spread))
+    states, whole = retrain.trajectory(model, IDS, recipe, 0), padded(IDS, list(range(len(IDS))))
+    of_answers, of_losses = (retrain.metagradient(model, IDS, recipe, 0, states, batch).sum(-1)
+                             for batch in (questions, whole))
+    draw = torch.Generator().manual_seed(0)
+    signs = torch.stack([torch.randint(2, (len(IDS),), generator=draw) * 2 - 1
+                         for _ in range(draws)]).double()
+    changes = spread * (signs - signs.mean(0))
+    # `of_losses` are derivatives of log-probabilities: minus those of the losses
+    expected = of_answers @ changes.T @ changes @ of_losses.T / (draws - 1)
+    assert relative(found, expected) < 0.02
+    wide = retrain.loss_covariance(model, IDS, recipe, questions, 40)
+    for row, exact in zip(wide, of_answers):
+        assert torch.corrcoef(torch.stack([row, exact]))[0, 1] > 0.6
 
 
 # -- words ----------------------------------------------------------------------------------------

@@ -11,9 +11,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 from helpers import influence
-from helpers.capture import backward_pass, find_layers
+from helpers.capture import backward_pass, find_layers, shape
 from helpers.curvature import EKFAC, KFAC, Identity, pseudo_gradients
-from helpers.search import low_rank, low_rank_token_scores, products, quantise
+from helpers.search import (low_rank, low_rank_token_scores, products, projected, quantise,
+                            random_sides, representations, whitened_cosines)
 from helpers.sources import files, load_model, load_stories
 from helpers.stories import Corpus, InputError, Query, Story, batches, tokenise
 from helpers.terminal import index as indexing
@@ -93,6 +94,75 @@ def test_products_of_codes_equal_float_arithmetic(multiply, width, count, querie
     assert found.shape == (queries, count) and found.dtype == torch.float32
     torch.testing.assert_close(found.double(), expected, rtol=1e-4,
                                atol=1e-4 * expected.abs().max().item())
+
+
+# -- projections and representations ---------------------------------------------------------------
+
+def test_projections_are_a_kronecker_product_and_keep_dot_products_on_average():
+    layers = {"narrow": torch.nn.Linear(4, 3), "wide": torch.nn.Linear(6, 5, bias=False)}
+    draw = torch.Generator().manual_seed(2)
+    one, other = ({name: torch.randn(2, *shape(layer), generator=draw)
+                   for name, layer in layers.items()} for _ in range(2))
+    scales = {name: torch.rand(shape(layer), generator=draw) for name, layer in layers.items()}
+    sides = random_sides(layers, 7, seed=3)
+    assert [part.shape for part in sides["narrow"]] == [(7, 3), (7, 5)]
+    assert all(map(torch.equal, sides["wide"], random_sides(layers, 7, seed=3)["wide"]))
+    assert not torch.equal(sides["wide"][0], random_sides(layers, 7, seed=4)["wide"][0])
+    expected = torch.cat([(one[name] * scales[name]).flatten(1) @ torch.kron(*sides[name]).T
+                          for name in layers], 1)
+    found = projected(one, sides, scales)
+    assert found.shape == (2, 2 * 7 * 7)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    both = {name: 3 * one[name] - other[name] for name in layers}
+    torch.testing.assert_close(projected(both, sides, scales),
+                               3 * found - projected(other, sides, scales), rtol=1e-4, atol=1e-4)
+
+    products = []
+    for seed in range(2000):
+        sides = random_sides(layers, 7, seed)
+        products.append(projected(one, sides, scales) @ projected(other, sides, scales).T)
+    products = torch.stack(products)
+    truth = sum((one[name] * scales[name]).flatten(1) @ (other[name] * scales[name]).flatten(1).T
+                for name in layers)
+    error = products.std(0) / len(products) ** 0.5
+    assert (error < 0.1 * truth.norm()).all()  # or the bound says little
+    assert ((products.mean(0) - truth).abs() < 5 * error).all()
+
+
+@pytest.mark.parametrize("damping", [0.1, 3.0])
+def test_whitened_cosines_against_an_inverse_square_root(damping):
+    linalg = pytest.importorskip("scipy.linalg")
+    draw = torch.Generator().manual_seed(4)
+    stories = torch.randn(9, 5, generator=draw) @ torch.randn(5, 5, generator=draw)
+    queries = torch.randn(3, 5, generator=draw)
+    second = (stories.T.double() @ stories.double() / 9).numpy()
+    damped = second + damping * second.trace() / 5 * torch.eye(5).numpy()
+    white = torch.from_numpy(linalg.inv(linalg.sqrtm(damped)).real)
+    a, b = queries.double() @ white, stories.double() @ white
+    expected = a @ b.T / a.norm(dim=1)[:, None] / b.norm(dim=1)
+    found = whitened_cosines(queries, stories, damping)
+    assert found.shape == (3, 9)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-4)
+    plain = torch.nn.functional.cosine_similarity(queries[:, None], stories[None], dim=-1)
+    assert (found - plain).abs().max() > 0.05  # whitening does something
+
+
+def test_fewer_stories_than_coordinates_are_whitened_too():
+    stories = torch.randn(3, 8, generator=torch.Generator().manual_seed(5))
+    found = whitened_cosines(stories, stories)
+    assert torch.isfinite(found).all() and (found.diagonal() > 0.999).all()
+
+
+def test_representations_are_means_over_real_tokens(family):
+    model, ids = tiny_model(family), random_ids(7)
+    together, alone = (representations(model, batches(ids, size), 7) for size in (7, 1))
+    inside = model.model if family == "llama" else model.transformer
+    for row, story in enumerate(ids):
+        with torch.no_grad():
+            expected = inside(torch.tensor([story])).last_hidden_state[0].mean(0).float()
+        for found in (together, alone):
+            torch.testing.assert_close(found[row], expected, rtol=1e-4, atol=1e-4)
+    assert (together[0] - together[1]).abs().max() > 0.1
 
 
 # -- low rank -------------------------------------------------------------------------------------
@@ -259,7 +329,7 @@ def test_parts_hold_what_can_be_decoded_by_hand(tmp_path, monkeypatch):
         part = load_file(path)
         values = decoded(part["codes"], part["scales"], width) @ asked.T / len(one.ids)
         seen |= dict(zip(part["digests"].tolist(), values))
-    expected = torch.stack([seen[digest] for digest in one.corpus.digests], 1)
+    expected = torch.stack([seen[digest] for digest in indexing.digests_of(one.corpus)], 1)
     torch.testing.assert_close(index.scores(one.ihvps, one.corpus).double(), expected, rtol=1e-4,
                                atol=1e-5 * expected.abs().max().item())
     assert index.story_bytes() == (width + 1) // 2 + 12

@@ -14,12 +14,13 @@ from builders import (PROMPT, ROUNDING, TEXTS, autograd_gradient, close, complai
 from helpers import pictures
 from helpers.capture import backward_pass, find_layers
 from helpers.curvature import EKFAC, Identity
-from helpers.influence import combined, sequence_scores, top_indices
+from helpers.influence import sequence_scores, top_indices
 from helpers.sources import read_query
 from helpers.sources.texts import beginnings
 from helpers.stories import Query, Story, batches, content_weights, encode_query, padded, tokenise
-from helpers.terminal.answers import (Asked, ask, entries, exact_scores, exact_token_scores,
-                                      explain_indexed, matching, picked_tokens, told)
+from helpers.terminal.answers import (Asked, ask, combined, entries, exact_scores,
+                                      exact_token_scores, explain_indexed, matching, picked_tokens,
+                                      told)
 from helpers.terminal.fitting import fit
 from helpers.terminal.index import open_index
 from helpers.terminal.setting import Setting, _gradients

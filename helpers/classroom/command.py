@@ -38,9 +38,7 @@ def check_new(folder: Path) -> None:
 @contextmanager
 def whole_folder(folder: Path):
     """Yields a folder that takes the place of this new or empty one, unless an error comes first.
-
-    Raises InputError where the system does not let it.
-    """
+    Raises InputError where the system does not let it."""
     from ..sources.files import output
     with output(folder):
         parent = folder.absolute().parent

@@ -44,10 +44,8 @@ def load_series(root: Path = ROOT) -> dict[str, dict]:
 
 
 def read_cells(path: Path) -> tuple[list[Cell], str]:
-    """The cells of a file that was handed in, and what is odd about it, in words.
-
-    Raises ValueError with what it is, where it is no notebook; OSError where it cannot be read.
-    """
+    """The cells of a file that was handed in, and what is odd about it, in words. Raises ValueError
+    with what it is, where it is no notebook; OSError where it cannot be read."""
     if path.is_symlink() or not path.is_file() or path.stat().st_size > LARGEST:
         limit = f"{LARGEST // 2**20} MB"
         raise ValueError(f"{path.name} is a link, no plain file, or larger than {limit}")
@@ -105,9 +103,7 @@ def as_cell(cell: dict) -> Cell:
 
 def statements(text: str) -> list[Statement]:
     """The statements of a code cell as IPython reads it; what speaks to IPython becomes `pass`.
-
-    Raises SyntaxError.
-    """
+    Raises SyntaxError."""
     try:
         nodes = ast.parse(TransformerManager().transform_cell(text)).body
         match nodes:

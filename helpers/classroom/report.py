@@ -62,9 +62,7 @@ def page(student: str, rows: list[Row]) -> str:
 
 def write_grades(rows: list[Row], out: Path) -> None:
     """grades.csv and reports/<student>.html in the new or empty folder `out`, or nothing of it.
-
-    Raises InputError.
-    """
+    Raises InputError."""
     pages = {}
     for student in dict.fromkeys(row.student for row in rows):
         stem = re.sub(r"[^\w-]+", "_", student)[-60:]

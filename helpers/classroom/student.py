@@ -95,9 +95,7 @@ def as_written(cell: dict) -> str:
 
 def write_copies(out: Path) -> int:
     """Fills the new or empty folder `out` with the series for students; returns how many notebooks.
-
-    Either everything is written or nothing. Raises InputError, also where a disk is full.
-    """
+    Either everything is written or nothing. Raises InputError, also where a disk is full."""
     from ..stories import InputError
     series = load_series(ROOT)
     if not any(is_solution(cell) for content in series.values() for cell in content["cells"]):

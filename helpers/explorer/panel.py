@@ -1,8 +1,6 @@
-"""The explorer's widgets: they hold no numbers, ask `Explorer` and show what `pictures` draws.
-
-Only widgets of ipywidgets itself, so that JupyterLab, Notebook, VS Code and Colab need no more.
-Whatever goes wrong becomes one sentence in the panel; an interrupted kernel leaves it usable.
-"""
+"""The explorer's widgets: they hold no numbers, ask `Explorer` and show what `pictures` draws. Only
+widgets of ipywidgets itself, so that JupyterLab, Notebook, VS Code and Colab need no more. Whatever
+goes wrong becomes one sentence in the panel; an interrupted kernel leaves it usable."""
 import base64
 import html
 import re
@@ -38,11 +36,9 @@ def _button(text, action, **options):
 
 
 class Panel:
-    """Widgets around an explorer; display it at the end of a cell. `prompts` are offered.
-
-    The first question is answered as the panel opens: `prompt`, or the first of `prompts`. `view()`
-    gives what is shown, as the JSON has queries.
-    """
+    """Widgets around an explorer; display it at the end of a cell. `prompts` are offered. The first
+    question is answered as the panel opens: `prompt`, or the first of `prompts`. `view()` gives
+    what is shown, as the JSON has queries."""
 
     def __init__(self, explorer, prompts=(), prompt=""):
         self.explorer, self.question = explorer, None

@@ -14,7 +14,7 @@ import torch
 
 from .. import default_cache, pictures
 from ..curvature import Identity
-from ..influence import Strongest, combined, query_gradients, top_indices
+from ..influence import Strongest, query_gradients, top_indices
 from ..search import WORD, tfidf
 from ..sources import (Tracked, context_length, load_model, load_planted, load_stories, read_corpus,
                        read_query, share, track)
@@ -23,8 +23,8 @@ from ..sources.records import KINDS
 from ..sources.texts import beginnings, plain_queries
 from ..stories import EncodedQuery, InputError, Query, Story, encode_query, token_texts
 from ..terminal import kept
+from ..terminal.answers import combined, picked_tokens, short_list
 from ..terminal.answers import entry as story_entry
-from ..terminal.answers import picked_tokens, short_list
 from ..terminal.fitting import fit
 from ..terminal.index import finite, open_index
 from ..terminal.setting import Setting, batch_note
@@ -65,11 +65,9 @@ class Measured(NamedTuple):
 
 
 class Explorer:
-    """Answers from an index, under its own curvature and others, by dot product and by TF-IDF.
-
-    Two targets are known, "influence" and "content" (see `stories.content_weights`); each has an
-    index of its own, made when it is first asked for.
-    """
+    """Answers from an index, under its own curvature and others, by dot product and by TF-IDF. Two
+    targets are known, "influence" and "content" (see `stories.content_weights`); each has an index
+    of its own, made when it is first asked for."""
 
     def __init__(self, setting, indexed, curvatures=None, names=("default", "default"),
                  tracked: Tracked | None = None):
@@ -97,10 +95,8 @@ class Explorer:
     @classmethod
     def open(cls, model="default", stories="default", limit=None, fit_limit=1000, cache=None,
              device="auto", quiet=False):
-        """Loads model and stories; index and factors are made once, in minutes, and kept.
-
-        `model`, `stories`, `limit`: as for `python -m helpers`. Raises InputError.
-        """
+        """Loads model and stories; index and factors are made once, in minutes, and kept. `model`,
+        `stories`, `limit`: as for `python -m helpers`. Raises InputError."""
         names = str(model), str(stories)
         model, tokenizer = load_model(names[0], device)
         longest = min(MOST, context_length(model))
@@ -135,10 +131,8 @@ class Explorer:
     def ask(self, prompt, completion="", against="", contexts=0, length=12, temperature=0.0,
             seed=0) -> Question:
         """A question; without a completion the model writes one of at most `length` tokens.
-
         against: another completion, for log p(completion) − log p(against). contexts: how many
-        beginnings of stories the prompt is asked behind, for the mean. Raises InputError.
-        """
+        beginnings of stories the prompt is asked behind, for the mean. Raises InputError."""
         model, tokenizer = self.setting.model, self.setting.tokenizer
         query = Query(prompt, *(text if text.strip() else None for text in (completion, against)))
         query, (ids, start), notes = read_query(model, tokenizer, query, max_new_tokens=length,
@@ -152,11 +146,9 @@ class Explorer:
         return Question(query, notes, texts, tokens, *_read(self.setting, query, texts))
 
     def scores(self, question, method="ekfac", chosen=None, target="influence") -> torch.Tensor:
-        """Influence of every story on the chosen tokens of the completion (None: all), `(N,)`.
-
-        Less that on what stands against it. As exact as the index. Raises InputError where no token
-        is chosen.
-        """
+        """Influence of every story on the chosen tokens of the completion (None: all), `(N,)`. Less
+        that on what stands against it. As exact as the index. Raises InputError where no token is
+        chosen."""
         return self._measured(question, method, chosen, target).scores.sum(0)
 
     def values(self, question, rows, method="ekfac", chosen=None, target="influence"):
@@ -257,11 +249,9 @@ class Explorer:
         return entry
 
     def planted_in(self, question, row) -> dict:
-        """What was planted in this story: `{"item", "role", "sentences"}`.
-
-        The role is the one for the item that the prompt asks about; where it has none there, the
-        role says whether it was planted for others.
-        """
+        """What was planted in this story: `{"item", "role", "sentences"}`. The role is the one for
+        the item that the prompt asks about; where it has none there, the role says whether it was
+        planted for others."""
         prompt, places = " ".join(question.query.prompt.split()), self._places.get(row, [])
         text = self.setting.corpus.stories[row].text
         own = [place for place in places if prompt.endswith(place[0]["prompt"])]
@@ -275,9 +265,8 @@ class Explorer:
 
     def find(self, text) -> int | None:
         """The row of the story with this id or number, or else of the first that holds this text.
-
-        None if there is none. Raises InputError for an empty text and a number that is too large.
-        """
+        None if there is none. Raises InputError for an empty text and a number that is too
+        large."""
         stories, text = self.setting.corpus.stories, " ".join(text.split())
         if not text:
             raise InputError("nothing to look for: give a story's number, some of its words, or a "
@@ -296,9 +285,7 @@ class Explorer:
     def look_up(self, question, text, chosen=None, method="ekfac", layer=None,
                 target="influence") -> dict:
         """Why this story, or why not: a view of the one that `find` finds, or else of this text.
-
-        Raises InputError for an empty text.
-        """
+        Raises InputError for an empty text."""
         measure = method, chosen, target
         scores, row = self.scores(question, *measure), self.find(text)
         if row is None:

@@ -7,11 +7,10 @@ from importlib import import_module
 
 from .pages import display, fragment, overview, page, write_page
 from .text import ALIGNMENTS, UNIT, UNITS, layer_names, text_table, tracked, visible
-from .values import tail_share
 
-FIGURES = ["plot_layers", "plot_tail", "plot_token_heatmap"]
+FIGURES = ["plot_layers", "plot_token_heatmap"]
 __all__ = ["ALIGNMENTS", "UNIT", "UNITS", "display", "fragment", "layer_names", "overview", "page",
-           "tail_share", "text_table", "tracked", "visible", "write_page", *FIGURES]
+           "text_table", "tracked", "visible", "write_page", *FIGURES]
 
 
 def __getattr__(name):

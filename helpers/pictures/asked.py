@@ -1,7 +1,5 @@
-"""A question's own words: taken apart to be clicked, and found again in stories.
-
-That a story repeats the question is another matter than its influence: copied, or taught?
-"""
+"""A question's own words: taken apart to be clicked, and found again in stories. That a story
+repeats the question is another matter than its influence: copied, or taught?"""
 import re
 from itertools import accumulate
 from typing import NamedTuple
@@ -17,10 +15,8 @@ class Asked(NamedTuple):
     copied: set[tuple]
 
     def marks(self, texts) -> list[str]:
-        """CSS classes of each token of a story, given as `texts`.
-
-        `tw-w3` on a piece of what has number 3, `tw-same` in a run of the question's words.
-        """
+        """CSS classes of each token of a story, given as `texts`. `tw-w3` on a piece of what has
+        number 3, `tw-same` in a run of the question's words."""
         text = "".join(texts)
         words = [(match[0].lower(), *match.span()) for match in WORD.finditer(text)]
         number, copied = [None] * len(text), [False] * len(text)
@@ -59,9 +55,7 @@ def asked(query) -> Asked:
 
 def pieces(query, numbers) -> list[dict]:
     """The question for its heading: the words of the prompt and what is between them, the answer.
-
-    Each `{"number": of what can be clicked, or None, "parts": [(text, whether explained)]}`.
-    """
+    Each `{"number": of what can be clicked, or None, "parts": [(text, whether explained)]}`."""
     prompt = [{"number": numbers.get(words_of(text)), "parts": [(text, False)]}
               for text in re.split(r"(\w+)", query["prompt"]) if text]
     explained = query.get("explained") or [[query["completion"], True]]

@@ -1,4 +1,4 @@
-"""Figures by matplotlib, for notebooks: words, layers and stories by influence.
+"""Figures by matplotlib, for notebooks: words and layers by influence.
 
 Figures stand outside pyplot's list: a notebook shows them once, where they are returned. Texts of
 stories are drawn as they are, never as formulas.
@@ -16,20 +16,12 @@ from matplotlib.patches import Rectangle
 
 from .shades import BLUE, FAINT, OPACITY, ORANGE, aligned
 from .text import ALIGNMENTS, UNIT, layer_names, named_story, signed, signed_tokens, visible
-from .values import finite, finite_array, largest_of_tokens, share_of, tail_share
+from .values import finite, largest_of_tokens, share_of
 
 FONT = "DejaVu Sans Mono"  # comes with matplotlib; a letter is 0.602 of its size wide
 COLUMNS, LETTER = 98, 5.76  # in a line; points, 8 pixels at notebooks' 100 dpi: whole ones are set
 STEP, FOOT = 17, 34  # points: from line to line, of the key below
 MOST_NAMES = 26  # of layers along an axis: more would overlap
-
-
-def _figure(width, height):
-    """Figure and axes in matplotlib's own style, whatever the notebook has set; inches."""
-    with plt.style.context("default"):
-        fig, ax = plt.subplots(figsize=(width, height), layout="constrained")
-    plt.close(fig)
-    return fig, ax
 
 
 def colours(scale):
@@ -96,10 +88,8 @@ def drawable(text) -> str:
 
 
 def wrapped(cells, limit=COLUMNS) -> list[tuple]:
-    """Pieces (line, column, text, source) of `aligned` cells on lines of `limit` letters.
-
-    Words stay whole where they fit.
-    """
+    """Pieces (line, column, text, source) of `aligned` cells on lines of `limit` letters. Words
+    stay whole where they fit."""
     letters = [(letter, number) for number, (text, _) in enumerate(cells)
                for letter in drawable(text)]
     text, placed, line, column = "".join(letter for letter, _ in letters), [], 0, 0
@@ -120,16 +110,16 @@ def wrapped(cells, limit=COLUMNS) -> list[tuple]:
 # -- layers and stories ----------------------------------------------------------------------------
 
 def plot_layers(entries):
-    """Figure: influence of every entry (row) by layer (column), in nats per extra copy.
-
-    Raises ValueError for no entries, and on NaN or inf.
-    """
+    """Figure: influence of every entry (row) by layer (column), in nats per extra copy. Raises
+    ValueError for no entries, and on NaN or inf."""
     if not entries:
         raise ValueError("no entries to draw: give at least one influence entry")
     values = np.array([[finite(value, name) for name, value in entry["layers"].items()]
                        for entry in entries], dtype=float)
     names = layer_names(entries[0]["layers"])
-    fig, ax = _figure(8, 1.9 + 0.3 * len(entries))
+    with plt.style.context("default"):  # whatever the notebook has set
+        fig, ax = plt.subplots(figsize=(8, 1.9 + 0.3 * len(entries)), layout="constrained")
+    plt.close(fig)
     cmap, norm = colours(np.abs(values).max(initial=0.0))
     image = ax.imshow(values, cmap=cmap, norm=norm, aspect="auto")
     fig.colorbar(image, ax=ax, pad=0.02).set_label(UNIT, fontsize=10)
@@ -143,27 +133,4 @@ def plot_layers(entries):
             ax.text(column, row, "+" if value > 0 else "−" if value < 0 else "", ha="center",
                     va="center", fontsize=9)
     ax.set_title("Influence by layer", fontsize=11)
-    return fig
-
-
-def plot_tail(scores):
-    """Figure: |influence| against rank, log-log, positive and negative apart.
-
-    scores: all stories' `(N,)`, nats per extra copy. Raises ValueError on NaN or inf.
-    """
-    scores = finite_array(scores, "scores")
-    fig, ax = _figure(7, 4.2)
-    for sign, name, colour, style in ((1, "positive", ORANGE, "-"), (-1, "negative", BLUE, "--")):
-        values = np.sort(sign * scores[sign * scores > 0])[::-1]
-        if len(values):
-            ranks = np.arange(1, len(values) + 1)
-            ax.loglog(ranks, values, style, color=[*np.divide(colour, 255)],
-                      label=f"{name} ({len(values)})")
-            ax.legend(fontsize=10)
-    share = tail_share(scores)
-    ax.set_xlabel("rank of the training story", fontsize=10)
-    ax.set_ylabel(f"|influence|, {UNIT}", fontsize=10)
-    ax.set_title(f"The top 1% of {len(scores)} stories carry {share:.0%} of the positive influence",
-                 fontsize=11)
-    ax.grid(alpha=0.3)
     return fig

@@ -25,9 +25,7 @@ CSS, PAGE_CSS = ("\n" + (FOLDER / name).read_text(encoding="utf-8")
 
 def _joined(name):
     """A template without line breaks and indentation, which would be seen in the text of a story.
-
-    Beside a tag or an expression they leave nothing, between words a blank.
-    """
+    Beside a tag or an expression they leave nothing, between words a blank."""
     source = (FOLDER / name).read_text(encoding="utf-8")
     return re.sub(r"\n\s*", " ", re.sub(r"(?<=[>}])\n\s*|\n\s*(?=[<{])", "", source))
 
@@ -108,10 +106,8 @@ def page(result, align="input") -> str:
 
 
 def write_page(result, path, align="input") -> None:
-    """Writes `page` of a result to `path`, whole or not at all.
-
-    Raises InputError where that folder cannot be written, and ValueError as `page`.
-    """
+    """Writes `page` of a result to `path`, whole or not at all. Raises InputError where that folder
+    cannot be written, and ValueError as `page`."""
     text = page(result, align)
     with output(path):
         save_text(text, path)

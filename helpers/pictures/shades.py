@@ -21,10 +21,8 @@ def rgba(share) -> str:
 
 
 def aligned(tokens, align) -> list[tuple[str, dict | None]]:
-    """(text, token whose influence stands there or None) for every token of a story.
-
-    Raises ValueError for an unknown `align`.
-    """
+    """(text, token whose influence stands there or None) for every token of a story. Raises
+    ValueError for an unknown `align`."""
     if align not in ALIGNMENTS:
         raise ValueError(f"align is {align!r}: take 'input' or 'predicted'")
     texts = [token["token"] for token in tokens]

@@ -1,7 +1,5 @@
-"""Words and numbers as they are shown, and the table of a terminal.
-
-Text of stories is hostile until it went through `visible`, for terminals and figures as for HTML.
-"""
+"""Words and numbers as they are shown, and the table of a terminal. Text of stories is hostile
+until it went through `visible`, for terminals and figures as for HTML."""
 import re
 import unicodedata
 from bisect import bisect_right
@@ -51,10 +49,8 @@ def described(token) -> str:
 
 
 def signed_tokens(entry) -> list[dict]:
-    """An entry's tokens, with ⊢ and ⊣ in place of the special ones, which no author wrote.
-
-    Those are known by their look, and by not standing in the story's text.
-    """
+    """An entry's tokens, with ⊢ and ⊣ in place of the special ones, which no author wrote. Those
+    are known by their look, and by not standing in the story's text."""
     def shown(text, sign):
         special = text and SPECIAL.fullmatch(text) and text.strip() not in entry["text"]
         return sign if special else text
@@ -126,10 +122,8 @@ def by_sign(query) -> list[tuple[str, list]]:
 # -- terminals -------------------------------------------------------------------------------------
 
 def text_table(query, unit=UNIT) -> str:
-    """The top stories as text of at most 100 columns: rank, influence, id, strongest token.
-
-    `query` is one of "queries" of the JSON, `unit` stands there; steering characters are spelt out.
-    """
+    """The top stories as text of at most 100 columns: rank, influence, id, strongest token. `query`
+    is one of "queries" of the JSON, `unit` stands there; steering characters are spelt out."""
     prompt, completion = fit(query["prompt"], 50, True).lstrip(), fit(query["completion"], 28)
     lines = [f"{prompt} →{completion.rstrip()}  (log p = {query['log_prob']:.3f})"]
     if query.get("against") is not None:

@@ -1,7 +1,6 @@
-"""Numbers behind the pictures: finite or refused, as shares of a scale, all stories' together."""
+"""Numbers behind the pictures: finite or refused, as shares of a scale."""
 import math
 
-import numpy as np
 
 
 def finite(value, what) -> float:
@@ -25,23 +24,3 @@ def largest_of_tokens(entries) -> float:
 def share_of(value, scale) -> float:
     """`value` as a share of the scale, within [-1, 1]; 0 where the scale is 0."""
     return min(max(value / scale, -1.0), 1.0) if scale else 0.0
-
-
-def finite_array(values, what) -> np.ndarray:
-    """A tensor, array or list as a flat float array; raises ValueError on NaN or inf."""
-    values = values.detach().cpu() if hasattr(values, "detach") else values
-    values = np.asarray(values, dtype=float).ravel()
-    if not np.isfinite(values).all():
-        raise ValueError(f"{what} holds {np.sum(~np.isfinite(values))} values that are not finite")
-    return values
-
-
-def tail_share(scores, top=0.01) -> float:
-    """Share of all positive influence that the highest `top` of the scores `(N,)` carry.
-
-    The paper's figure on the tail shows it. Raises ValueError on NaN or inf.
-    """
-    scores = np.sort(finite_array(scores, "scores"))[::-1]
-    positive = np.maximum(scores, 0)
-    highest = positive[:math.ceil(top * len(scores))]
-    return float(highest.sum() / positive.sum()) if positive.any() else 0.0

@@ -1,7 +1,5 @@
-"""Where models, stories and queries come from: the default, folders and files, the Hub.
-
-Whatever a user can get wrong raises InputError, one line that says what is wrong and what to do.
-"""
+"""Where models, stories and queries come from: the default, folders and files, the Hub. Whatever a
+user can get wrong raises InputError, one line that says what is wrong and what to do."""
 from .attention import fuse
 from .layers import Tracked, share, track
 from .models import context_length, load_model

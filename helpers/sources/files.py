@@ -1,7 +1,5 @@
-"""Whole files or none: everything is written under a temporary name and then renamed.
-
-What was long to make carries a checksum of its own.
-"""
+"""Whole files or none: everything is written under a temporary name and then renamed. What was long
+to make carries a checksum of its own."""
 import hashlib
 import json
 import os
@@ -22,10 +20,8 @@ DATA = Path(__file__).resolve().parents[2] / "data"
 
 
 def local_path(name, bundled=None) -> Path:
-    """The path that a name stands for, `~` expanded; "default" is `bundled` in data/.
-
-    Raises InputError where nothing says whose home is meant.
-    """
+    """The path that a name stands for, `~` expanded; "default" is `bundled` in data/. Raises
+    InputError where nothing says whose home is meant."""
     if bundled and name == "default":
         return DATA / bundled
     path = Path(os.path.expanduser(name))  # Path.expanduser raises for a user that does not exist
@@ -133,10 +129,8 @@ def load_checked(path: Path, what: str) -> tuple[dict, dict] | None:
 
 
 def read_checked(path: Path, trusted=False) -> tuple[dict, dict] | None:
-    """`(tensors, metadata)` of `save_checked`, memory-mapped; None if missing or damaged.
-
-    `trusted` leaves out the checksum, for which all of the file has to be read.
-    """
+    """`(tensors, metadata)` of `save_checked`, memory-mapped; None if missing or damaged. `trusted`
+    leaves out the checksum, for which all of the file has to be read."""
     try:
         with safe_open(path, "pt") as stored:
             tensors = {key: stored.get_tensor(key) for key in stored.keys()}

@@ -22,10 +22,8 @@ KEYWORDS = ("mlp", "all")  # scopes that name no layer: what cannot be tracked i
 
 @dataclass
 class Tracked:
-    """The tracked layers, and how much of the model they are: `parameters` of `total`.
-
-    `note` says what of the scope is left out.
-    """
+    """The tracked layers, and how much of the model they are: `parameters` of `total`. `note` says
+    what of the scope is left out."""
     layers: dict[str, nn.Module]
     parameters: int
     total: int
@@ -140,10 +138,8 @@ def _inputs(model, layers, ids):
 
 
 def _misplaced(model, layers, ids, first):
-    """Layers whose row for sequence b and token t does not follow token t alone.
-
-    It may follow earlier tokens of its sequence, too, but no later one and no other sequence's.
-    """
+    """Layers whose row for sequence b and token t does not follow token t alone. It may follow
+    earlier tokens of its sequence, too, but no later one and no other sequence's."""
     faults = {}
     for place in range(TOKENS):
         changed = ids.clone()
@@ -272,10 +268,8 @@ def _used(model, weights):
 
 
 def working_scope(model) -> str:
-    """A regular expression, quoted, that names only layers which can be tracked.
-
-    Raises InputError when there are none.
-    """
+    """A regular expression, quoted, that names only layers which can be tracked. Raises InputError
+    when there are none."""
     try:
         linear = find_layers(model, "all")
     except InputError:

@@ -37,19 +37,15 @@ def rows_of(places: list[dict], wordings=None) -> list[int]:
 
 
 def save_record(tensors: dict, path, inputs: list[str], **notes) -> None:
-    """Keeps `tensors` with the checksums of the files they were made from.
-
-    `inputs` are names relative to the record's folder. Raises OSError.
-    """
+    """Keeps `tensors` with the checksums of the files they were made from. `inputs` are names
+    relative to the record's folder. Raises OSError."""
     sums = {name: sha256(Path(path).parent / name) for name in inputs}
     save_tensors(tensors, path, inputs=json.dumps(sums), **notes)
 
 
 def load_record(path) -> tuple[dict, dict]:
-    """`(tensors, notes)` of a record.
-
-    Raises InputError when it is missing, damaged, or belongs to other files.
-    """
+    """`(tensors, notes)` of a record. Raises InputError when it is missing, damaged, or belongs to
+    other files."""
     path = Path(path)
     try:
         with safe_open(path, "pt") as stored:

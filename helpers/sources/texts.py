@@ -264,12 +264,9 @@ def _parts_words(letter):
 
 @torch.no_grad()
 def complete(model, tokenizer, prompt, max_new_tokens=12, temperature=0.0, seed=0) -> str:
-    """The model's own completion of `prompt`.
-
-    Up to the end of the sentence (without its mark), the end of the text or `max_new_tokens`.
-    Greedy, or drawn at a temperature with a seed. Raises InputError, also when the model writes
-    nothing.
-    """
+    """The model's own completion of `prompt`. Up to the end of the sentence (without its mark), the
+    end of the text or `max_new_tokens`. Greedy, or drawn at a temperature with a seed. Raises
+    InputError, also when the model writes nothing."""
     if not prompt.strip():
         raise InputError("the prompt is empty: give the beginning of a story")
     ids, context, text = prompt_ids(tokenizer, prompt), context_length(model), ""

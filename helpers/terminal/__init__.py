@@ -1,8 +1,6 @@
-"""The pipeline as a job: options, one request, what is kept on disk, several processes.
-
-`python -m helpers` comes in through `options`; a notebook takes `Setting`, `fit` and the like from
-here. They are loaded when they are asked for, so that `--help` need not wait for torch.
-"""
+"""The pipeline as a job: options, one request, what is kept on disk, several processes. `python -m
+helpers` comes in through `options`; a notebook takes `Setting`, `fit` and the like from here. They
+are loaded when they are asked for, so that `--help` need not wait for torch."""
 from importlib import import_module
 
 ROOMS = {"answers": ("ask", "entry", "explain_indexed", "told"), "fitting": ("fit", "fit_sample"),

@@ -5,8 +5,8 @@ import torch
 
 from ..capture import backward_pass
 from ..curvature import Curvature
-from ..influence import (Strongest, combined, query_gradients, sequence_scores, token_scores,
-                         tokenwise, top_indices)
+from ..influence import (Strongest, query_gradients, sequence_scores, token_scores, tokenwise,
+                         top_indices)
 from ..search import candidates
 from ..sources.models import context_length
 from ..sources.texts import plain_queries
@@ -48,6 +48,12 @@ def ask(setting: Setting, queries: list[Query], curvature: Curvature, contexts=(
     gradients = {name: torch.cat([each[name] for each in gradients]) for name in setting.layers}
     ihvps = curvature.solve(gradients)
     return Asked(queries, torch.stack(log_probs), ihvps, against, list(contexts))
+
+
+def combined(rows: dict, weights: torch.Tensor) -> dict:
+    """Gradients of Q sums Σ_i w_i log p_i, of n rows `{layer: (n, out, in+1)}`, `weights (Q, n)`:
+    1 and −1 for a contrast of two completions, 1/K for a mean over K contexts."""
+    return {name: torch.einsum("qn,noi->qoi", weights.to(v), v) for name, v in rows.items()}
 
 
 # -- scores --------------------------------------------------------------------------------------

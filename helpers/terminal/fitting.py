@@ -24,11 +24,9 @@ def fit_sample(total: int, limit: int, seed: int) -> list[int]:
 
 def fit(setting: Setting, method="ekfac", fit_limit=2000, seed=0, damping=None, cache=None,
         key=None) -> Curvature:
-    """The curvature of the tracked layers; read from the folder `cache` if it was fitted before.
-
-    Of two runs that fit the same at once one waits for the other. `key` is the model's
-    `model_key`, where it is known already. Raises InputError for numbers that are not finite.
-    """
+    """The curvature of the tracked layers; read from the folder `cache` if it was fitted before. Of
+    two runs that fit the same at once one waits for the other. `key` is the model's `model_key`,
+    where it is known already. Raises InputError for numbers that are not finite."""
     if method == "identity":
         return Identity(setting.layers)
     rows = fit_sample(len(setting.corpus), fit_limit, seed)

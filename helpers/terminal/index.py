@@ -92,22 +92,23 @@ class Index(search.Index):
         """Rows of the corpus that are not in the index, one of each kind, shortest first. Raises
         InputError when index and stories have less than half of the smaller in common."""
         held = {digest for digests, _, _ in self.parts() for digest in digests.tolist()}
-        wanted = set(corpus.digests)
+        wanted = set(digests_of(corpus))
         if 2 * len(held & wanted) < min(len(held), len(wanted)):
             raise InputError(f"the index in {self.folder} holds other stories: name another folder")
-        new = {digest: row for row, digest in enumerate(corpus.digests) if digest not in held}
+        new = {digest: row for row, digest in enumerate(digests_of(corpus)) if digest not in held}
         return sorted(new.values(), key=lambda row: len(corpus.ids[row]))
 
     def add(self, model, layers, corpus, stream, rows) -> None:
         """Adds the stories `rows` of the corpus; `stream(rows)` gives their batches. Raises
         OSError, and InputError for a gradient that is not finite."""
+        named = digests_of(corpus)
         for first in range(0, len(rows), PART):
             digests, codes, scales = [], [], []
             for batch in stream(rows[first:first + PART]):
                 captured, _ = backward_pass(model, layers, batch)
                 gradients = {name: captured[name].gradients() for name in layers}
                 some_codes, some_scales = quantise(self.vectors(gradients))
-                digests += [corpus.digests[row] for row in batch.index]
+                digests += [named[row] for row in batch.index]
                 codes.append(some_codes.cpu())
                 scales.append(some_scales.cpu())
             if digests:
@@ -125,7 +126,7 @@ class Index(search.Index):
             scores.append(fast_products(codes, scales, queries))
         column = {name: place for place, name in enumerate(names)}
         try:
-            columns = [column[name] for name in corpus.digests]
+            columns = [column[name] for name in digests_of(corpus)]
         except KeyError:
             raise InputError(f"some stories are not in the index in {self.folder}: add them "
                              "first") from None
@@ -136,7 +137,7 @@ class Index(search.Index):
         lengths = {}
         for digests, _, scales in self.parts():
             lengths.update(zip(digests.tolist(), self.lengths(scales).tolist()))
-        return torch.tensor([lengths[name] for name in corpus.digests])
+        return torch.tensor([lengths[name] for name in digests_of(corpus)])
 
     def story_bytes(self) -> int:
         """Bytes a story takes."""
@@ -147,12 +148,19 @@ class Index(search.Index):
         return sum(path.stat().st_size for path in self.folder.glob("*.safetensors"))
 
 
-def fast_products(codes: torch.Tensor, scales: torch.Tensor, queries: torch.Tensor):
-    """`search.products` without unpacking the codes, into the same memory each time.
+def digests_of(corpus) -> list[int]:
+    """A 64-bit number for each story, by which its tokens are known again; made once."""
+    if "digests" not in vars(corpus):
+        hashes = (hashlib.blake2b(json.dumps(ids).encode(), digest_size=8).digest()
+                  for ids in corpus.ids)
+        corpus.digests = [int.from_bytes(digest, "big", signed=True) for digest in hashes]
+    return corpus.digests
 
-    With byte = low + 16 high, Σ low·q₁ + high·q₂ = Σ byte·q₂/16 + low·(q₁ − q₂/16): one mask, no
-    shift; and fresh pages would cost more than the arithmetic.
-    """
+
+def fast_products(codes: torch.Tensor, scales: torch.Tensor, queries: torch.Tensor):
+    """`search.products` without unpacking the codes, into the same memory each time. With byte =
+    low + 16 high, Σ low·q₁ + high·q₂ = Σ byte·q₂/16 + low·(q₁ − q₂/16): one mask, no shift; and
+    fresh pages would cost more than the arithmetic."""
     low, high = torch.nn.functional.pad(queries, (0, queries.shape[1] % 2)).chunk(2, dim=1)
     rest, high = low - high / 16, (high / 16).contiguous()
     numbers = torch.empty(ROWS, codes.shape[1])
@@ -177,11 +185,9 @@ def finite(scores: torch.Tensor) -> torch.Tensor:
 
 def open_index(setting: Setting, folder, method="ekfac", fit_limit=2000, seed=0, damping=None,
                cache=None, key=None) -> Index:
-    """The index in `folder`, complete for the setting's stories: opened, added to, or built.
-
-    `key` is the model's `model_key`, where it is known already. Raises InputError when the index
-    belongs to something else, or cannot be written.
-    """
+    """The index in `folder`, complete for the setting's stories: opened, added to, or built. `key`
+    is the model's `model_key`, where it is known already. Raises InputError when the index belongs
+    to something else, or cannot be written."""
     folder, first = local_path(folder), processes.rank() == 0
     settings = {"layers": list(setting.layers), "method": method, "fit limit": fit_limit,
                 "seed": seed, "λ": "auto" if damping is None else damping,

@@ -88,11 +88,9 @@ def as_blocks(tensors: dict) -> dict[str, Block]:
 
 @contextmanager
 def lock(path: Path):
-    """Only one process at a time is inside the block for `path`; others wait, and say so.
-
-    Freed by the system when a process dies. Where no lock can be made (a full or read-only disk)
-    nobody waits: files are whole in any case.
-    """
+    """Only one process at a time is inside the block for `path`; others wait, and say so. Freed by
+    the system when a process dies. Where no lock can be made (a full or read-only disk) nobody
+    waits: files are whole in any case."""
     guard = FileLock(path.parent / f".{path.name}.lock")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

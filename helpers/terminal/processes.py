@@ -1,7 +1,5 @@
-"""Many processes as one, under torchrun: which share is mine, and what all have together.
-
-Started without torchrun there is one process, and everything here gives back what it was given.
-"""
+"""Many processes as one, under torchrun: which share is mine, and what all have together. Started
+without torchrun there is one process, and everything here gives back what it was given."""
 import os
 
 import torch

@@ -118,10 +118,8 @@ class _LargestTensor(TorchDispatchMode):
 
 
 def _largest(answer, problem):
-    """The most numbers of any tensor that the answer makes, or of all its arrays and lists.
-
-    The lower of two runs: a notebook's other threads take memory, too.
-    """
+    """The most numbers of any tensor that the answer makes, or of all its arrays and lists. The
+    lower of two runs: a notebook's other threads take memory, too."""
     with _LargestTensor() as largest:
         call(answer, *problem.arguments)
     return max(largest.numbers, min(_traced(answer, problem) for _ in range(2)) // 8)

@@ -98,10 +98,8 @@ def settled():
 # -- an answer and its numbers -------------------------------------------------------------------
 
 def call(answer, *arguments):
-    """What the answer returns for copies of the arguments.
-
-    Raises NotAttempted for None and `...`, also in a pair, and Wrong where the answer raises.
-    """
+    """What the answer returns for copies of the arguments. Raises NotAttempted for None and `...`,
+    also in a pair, and Wrong where the answer raises."""
     try:
         with settled():
             value = answer(*map(copied, arguments))
@@ -143,10 +141,8 @@ def largest_tensor(answer, *arguments) -> int:
 
 
 def bytes_formed(answer, *arguments) -> int:
-    """The same, or the bytes of its arrays and lists together if that is more.
-
-    About 150 KB are Python's own.
-    """
+    """The same, or the bytes of its arrays and lists together if that is more. About 150 KB are
+    Python's own."""
     largest = largest_tensor(answer, *arguments)
     tracemalloc.start()  # only for a second call: the first may import modules
     try:
@@ -157,10 +153,8 @@ def bytes_formed(answer, *arguments) -> int:
 
 
 def numbers(value, what="your result") -> torch.Tensor:
-    """A tensor of what holds numbers: a tensor, an array, a number, lists of any of these.
-
-    Lists are read in float64. Raises Wrong.
-    """
+    """A tensor of what holds numbers: a tensor, an array, a number, lists of any of these. Lists
+    are read in float64. Raises Wrong."""
     try:
         if isinstance(value, torch.Tensor):
             dense = value.to_dense() if value.layout != torch.strided else value
@@ -187,11 +181,8 @@ def _plain(value):
 # -- compared with the oracle --------------------------------------------------------------------
 
 def judge(answer, problems: list[Problem]) -> None:
-    """Raises Wrong unless the answer gives what is expected for every problem.
-
-    A misconception is named only where its value is what came out of all problems that tell it
-    from the truth.
-    """
+    """Raises Wrong unless the answer gives what is expected for every problem. A misconception is
+    named only where its value is what came out of all problems that tell it from the truth."""
     results = []
     for problem in problems:
         try:
