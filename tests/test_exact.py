@@ -1,5 +1,6 @@
 """Exact curvature and iterative solvers against matrices that autograd builds entry by entry."""
 from functools import partial
+from itertools import islice
 
 import pytest
 import torch
@@ -9,7 +10,8 @@ from torch import nn
 
 from helpers.capture import find_layers
 from helpers.curvature import EKFAC, KFAC, Diagonal, Identity, Layerwise, pseudo_gradients
-from helpers.exact import (GaussNewton, as_parameters, conjugate_gradients, flatten,
+from helpers.exact import (GaussNewton, as_parameters, conjugate_gradient_steps,
+                           conjugate_gradients, flatten,
                            neumann, preconditioned, unflatten, weights)
 from helpers.stories import batches, logits_of, vector_batch
 
@@ -144,6 +146,24 @@ def test_conjugate_gradients_with_a_good_preconditioner_need_fewer_steps(toy, tr
         assert relative(x, target) < 1e-3
         lengths.append(len(history))
     assert lengths[1] < lengths[0]
+
+
+def test_conjugate_gradients_with_a_damping_of_every_weight(toy, truth):
+    """Against torch.linalg; along the way each step is nearer in the norm that G + λ defines."""
+    model, layers, batches, *_ = toy
+    damping = {name: x[0].abs() + 0.01 for name, x in some_vectors(layers, 1).items()}
+    exact, v = GaussNewton(model, layers, batches, damping), flatten(some_vectors(layers, 2))
+    whole = truth[2] + torch.diag(flatten(damping))
+    assert relative(exact.damped_product(v), v @ whole) < 1e-8
+    target, before = torch.linalg.solve(whole, v.T).T, torch.inf
+    for x, residuals in islice(conjugate_gradient_steps(exact.damped_product, v), 43):
+        error = x - target
+        distance = torch.einsum("vp,pq,vq->", error, whole, error)
+        assert distance < before or distance < 1e-12
+        torch.testing.assert_close(residuals, (v - x @ whole).norm(dim=1) / v.norm(dim=1),
+                                   rtol=1e-4, atol=1e-9)
+        before = distance
+    assert relative(x, target) < 1e-4
 
 
 def test_conjugate_gradients_leave_a_zero_vector_at_zero(toy):

@@ -14,13 +14,12 @@ from importlib import import_module
 
 import pytest
 import torch
-from builders import ROOT, relative, softmax_hessian
+from builders import ROOT, relative
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from helpers import retrain, search
 from helpers.capture import find_layers
 from helpers.curvature import KFAC, Block
-from helpers.exact import conjugate_gradients
 from helpers.stories import IGNORE, InputError, batches, padded
 
 IDS = [[1, 5, 9, 7, 3, 2, 8], [4, 4, 6, 1, 7], [2, 9, 8, 7, 6, 5, 3, 1], [7, 1, 1, 2],
@@ -174,44 +173,6 @@ def terms(model, ids):
     return torch.nn.functional.cross_entropy(logits, torch.tensor(ids[1:]), reduction="none")
 
 
-def test_gauss_newton_of_the_whole_model_against_a_dense_jacobian(somewhere):
-    model, theta, other = somewhere
-    ids, total = IDS[:3], 0
-    for story in ids:
-        for logits in other(torch.tensor([story])).logits[0, :-1]:
-            jacobian = torch.stack([by_parameters(logit, other) for logit in logits])
-            total = total + jacobian.T @ softmax_hessian(logits.detach()) @ jacobian
-    v = torch.randn(2, len(theta), dtype=torch.float64)
-    found = retrain.WholeGaussNewton(model, ids, theta, batch_size=2)
-    assert relative(found.product(v), v @ total / len(ids)) < 1e-8
-    assert relative(found.product(v[0]), v[0] @ total / len(ids)) < 1e-8
-    own = retrain.WholeGaussNewton(model, ids, retrain.start(model).theta).product(v)
-    assert relative(own, v @ total / len(ids)) > 0.01  # it matters where
-
-
-def test_slopes_of_loss_terms_against_differences_and_a_backward_pass_each(somewhere):
-    model, theta, other = somewhere
-    ids, step = IDS + IDS[:3], 1e-5  # more than a batch
-    asked = torch.stack([by_parameters(terms(other, [1, 5, 9, 7])[1:].sum(), other),
-                         by_parameters(terms(other, [4, 6, 1, 7])[2], other)])
-    matrix = retrain.WholeGaussNewton(model, ids, theta)
-    ihvps, _ = conjugate_gradients(lambda v: matrix.product(v) + v, asked, steps=20)
-    directions = torch.cat([ihvps, torch.randn(1, len(theta), dtype=torch.float64)])
-    slopes = retrain.term_slopes(model, ids, theta, directions)
-    assert slopes.shape == (3, 9, 8) and slopes.dtype == torch.float64
-    below, above = (holding(copy.deepcopy(other), theta + sign * step * directions[2])
-                    for sign in (-1, 1))
-    for row, story in enumerate(ids):
-        last, losses = len(story) - 1, terms(other, story)
-        assert (slopes[:, row, last:] == 0).all() and (slopes[:, row, :last] != 0).all()
-        difference = (terms(above, story) - terms(below, story)).detach() / (2 * step)
-        torch.testing.assert_close(slopes[2, row, :last], difference, rtol=1e-4, atol=1e-5)
-        each = torch.stack([by_parameters(loss, other) for loss in losses])
-        assert relative(slopes[:, row, :last], directions @ each.T) < 1e-8
-        whole = directions @ by_parameters(losses.sum(), other)
-        assert relative(slopes[:, row].sum(-1), whole) < 1e-8
-
-
 def test_path_damping_is_one_over_the_time_that_adam_takes():
     """With √v̂ constant it is m √v̂ / Σ η: 1/(ηT) for gradient descent."""
     recipe, steps = retrain.Recipe(rate=0.02, epsilon=1e-30), 40
@@ -247,17 +208,21 @@ def test_a_training_of_few_steps_is_like_a_damping():
     torch.testing.assert_close(moved, exact, rtol=0.02, atol=0)
 
 
-def test_means_by_layer_are_harmonic(somewhere):
-    model, theta, _ = somewhere
-    layers, values = find_layers(model), torch.rand(theta.shape, dtype=torch.float64) + 0.1
-    found, place, own = retrain.layer_means(model, values, layers), 0, {name: [] for name in layers}
-    for name, parameter in model.named_parameters():
-        part = values[place:place + parameter.numel()].tolist()
-        place += parameter.numel()
-        own.get(name.rpartition(".")[0], []).extend(part)
-    assert place == len(theta) and list(found) == list(layers)
-    for name, part in own.items():
-        assert found[name] == pytest.approx(len(part) / sum(1 / value for value in part))
+def test_places_of_layers_are_those_of_their_parameters(somewhere):
+    """Values laid out as θ and read at the places are the layers' own weights, biases last."""
+    model, theta, other = somewhere
+    head = {"lm_head": other.lm_head}
+    places = retrain.layer_places(other, find_layers(other, "all") | head)
+    for name, layer in (find_layers(other, "all") | head).items():
+        transposed = name != "lm_head"  # GPT-2's own layers hold (in, out)
+        weight = layer.weight.T if transposed else layer.weight
+        found = theta[places[name]]
+        assert torch.equal(found[:, :weight.shape[1]], weight)
+        if transposed:
+            assert torch.equal(found[:, -1], layer.bias)
+    tied = torch.equal(places["lm_head"], torch.arange(places["lm_head"].numel()).view_as(
+        places["lm_head"]))
+    assert tied == model.config.tie_word_embeddings  # the embedding comes first in θ
 
 
 def test_one_segment_is_the_integral_of_a_decay():
@@ -378,8 +343,8 @@ import record_retrainings as recorder
 kept, whole, half = Path(sys.argv[1]), recorder.Setting, sys.argv[2:]
 
 
-def small():
-    setting = whole()
+def small(base):
+    setting = whole(base)
     setting.ids = setting.ids[:12]
     return setting
 
@@ -399,7 +364,7 @@ recorder.multiprocessing.get_context = lambda kind: fork
 recorder.Setting, recorder.work = small, cut_off
 if __name__ == "__main__":
     listed = [("fine", 0, ("half", s)) for s in range(3)]
-    print(json.dumps(recorder.run_jobs(listed, {}, kept, 1)))
+    print(json.dumps(recorder.run_jobs("small", listed, {}, kept, 1)))
 """
 
 
