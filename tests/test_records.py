@@ -72,3 +72,27 @@ def test_one_block_leaves_the_layers_of_that_block():
     ihvps = {f"transformer.h.{at}.mlp.c_fc": torch.ones(1, 2) for at in (1, 11)}
     kept = one_block(ihvps, 1)
     assert [part.sum().item() for part in kept.values()] == [2, 0]
+
+
+def test_the_readme_s_ratios_and_growth_are_those_of_the_benchmark():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    record = json.loads((ROOT / "data" / "benchmark.json").read_text(encoding="utf-8"))
+    for name, row in {"fit EK-FAC (two passes)": "fit", "exact scores, 20 questions": "scores",
+                      "tokens of the top 1% of each": "tokens", "index build": "index build",
+                      "kronfluence: fit": "kronfluence fit",
+                      "kronfluence: scores": "kronfluence scores",
+                      "kronfluence, fused attention: fit": "kronfluence fused fit",
+                      "kronfluence, fused attention: scores": "kronfluence fused scores"}.items():
+        runs = [record[part]["found"]["rows"].get(row) for part in ("default", "real", "1M")]
+        told = ["" if run is None else f"{run['ratio']:.2f} " for run in runs]
+        assert f"\n| {name} | {told[0]}| {told[1]}| {told[2]}|\n" in readme
+    for count, row in record["growth"]["found"]["stories"].items():
+        scores, index = row["scores"], row["index build"]
+        told = (f"| {int(count):,} | {scores['seconds']:.0f} s | {scores['above']:.0f} MB "
+                f"| {index['seconds']:.0f} s | {index['above']:.0f} MB "
+                f"| {index['megabytes']:.0f} MB | {row['index query']['seconds']:.2f} s |\n")
+        assert told in readme
+    rows = record["default"]["found"]["rows"]
+    for one, other in (("kronfluence fit", "fit"), ("kronfluence scores", "scores"),
+                       ("one process", "two processes")):
+        assert f"{rows[one]['seconds'] / rows[other]['seconds']:.2f}" in readme
