@@ -20,7 +20,7 @@ class Recipe:
 
     The rate decays linearly to 0, after a linear warm-up over the first 10% of the steps. The loss
     of a batch is Σ w ℓ / (batch_size × mean targets of a story): the divisor does not depend on
-    the weights, so leaving a story out never makes the others louder.
+    the weights, so the loss is linear in them. (Adam itself undoes a factor common to all.)
     """
     epochs: int = 2
     batch_size: int = 32
