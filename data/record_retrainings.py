@@ -31,7 +31,8 @@ from helpers.stories import Query, tokenise
 
 RECIPES = {"fine": retrain.Recipe(), "scratch": retrain.Recipe(rate=3e-3)}
 OUT = {"small": "retrainings.safetensors", "model": "retrainings_model.safetensors"}
-SUBSETS = 64                        # halves of the stories
+SUBSETS = {"small": 64, "model": 32}  # halves of the stories
+EVERY = {"small": 1, "model": 2}    # of the questions: the larger model is asked every second
 # Methods see the run of seed 0; these seeds judge them. On its own seed only where it is recorded
 SEEDS = {"small": {"fine": (2, 3, 0), "scratch": (2, 3)},
          "model": {"fine": (2, 3), "scratch": (2, 3)}}
@@ -57,7 +58,7 @@ class Setting:
         self.corpus = tokenise(load_stories(HERE / "fresh_stories.jsonl"), self.tokenizer, 512)
         self.ids, self.facts = self.corpus.ids, json.loads((HERE / "fresh_facts.json").read_text())
         self.queries = [Query(fact["prompt"], fact["completion"]) for fact in self.facts]
-        self.queries += ordinary(8)
+        self.queries = (self.queries + ordinary(8))[::EVERY[base]]
         self.questions = retrain.query_batch(self.tokenizer, self.queries, 512)
         self.models = {"fine": self.model, "scratch": untrained(self.model)}
 
@@ -68,7 +69,7 @@ class Setting:
         return retrain.log_probs(model, self.questions, end.theta).detach()
 
 
-def subsets(count, number=SUBSETS, left_out=0.5):
+def subsets(count, number=64, left_out=0.5):
     """Which of `count` stories each random subset keeps, `(number, count)` bool."""
     draw = torch.Generator().manual_seed(6)
     return torch.stack([torch.randperm(count, generator=draw) >= round(left_out * count)
@@ -102,8 +103,8 @@ def begin(base, predicted=None):
 
 def stages(base) -> list[tuple]:
     """Every stage of forecasts as `(regime, name)`, the long ones first."""
-    fine = forecasts.BOTH | (forecasts.FINE if base == "small" else {})
-    listed = [("fine", name) for name in reversed(fine)]
+    more = forecasts.FINE if base == "small" else ["steps"]
+    listed = [("fine", name) for name in [*more, *reversed(forecasts.BOTH)]]
     listed += [("scratch", name) for name in reversed(forecasts.BOTH)]
     return listed
 
@@ -131,16 +132,15 @@ def gathered(setting, parts) -> dict:
                 into[f"term/{'steps' if name == 'steps' else key}"] = values
             if key == "exact":
                 into[f"score/{name}"] = values.sum(-1)
+    if setting.base != "small":
+        return predicted
     fine, run = predicted["fine"], forecasts.Run(setting, "fine")
+    fine["score/steps"] = fine[f"score/steps {forecasts.STEPS}"]
     fine["term/tfidf"] = forecasts.words_predicted(run)
     fine["term/answers"] = forecasts.answers_predicted(run, fine["term/tfidf"])
-    for regime, into in predicted.items():
-        into["score/steps"] = into[f"score/steps {forecasts.STEPS}"]
-        for key in [key for key in into if key.startswith("term/")]:
-            values = into.pop(key)
-            if regime == "fine" and key.removeprefix("term/") in TOKENS_BY:
-                into[key.replace("term/", "tokens/")] = forecasts.strongest(
-                    setting.ids, values, forecasts.TOKEN_BUDGETS[-1])
+    for way in TOKENS_BY:
+        fine[f"tokens/{way}"] = forecasts.strongest(setting.ids, fine[f"term/{way}"],
+                                                    forecasts.TOKEN_BUDGETS[-1])
     return predicted
 
 
@@ -152,7 +152,7 @@ def jobs(base, predicted) -> list[tuple]:
     `what` tells `weights_of` which loss weights to use.
     """
     listed = [(regime, seed, ("half", subset)) for regime, seeds in SEEDS[base].items()
-              for subset in range(SUBSETS) for seed in seeds]
+              for subset in range(SUBSETS[base]) for seed in seeds]
     listed += [("fine", seed, ("full",)) for seed in range(4)]
     if base != "small":
         return listed
@@ -251,7 +251,7 @@ def run_jobs(base, listed, predicted, path, workers) -> dict:
 def settings(base) -> dict:
     """Everything that decides the recorded numbers."""
     return {"base": base, "recipes": {name: vars(recipe) for name, recipe in RECIPES.items()},
-            "seeds": SEEDS[base], "subsets": SUBSETS, "tenths": TENTHS, "other": OTHER,
+            "seeds": SEEDS[base], "subsets": SUBSETS[base], "tenths": TENTHS, "other": OTHER,
             "asked": ASKED, "shares": SHARES, "budgets": forecasts.TOKEN_BUDGETS,
             "singles": [SINGLES, SINGLE_SEEDS],
             "forecasts": [forecasts.SEGMENTS, forecasts.STEPS, forecasts.DRAWS, forecasts.WIDTH,
@@ -274,7 +274,7 @@ def recorded(predicted, outcomes) -> dict:
                 tensors[f"{regime}/{name.replace('score', 'scale')}"] = size[:, 0].float()
             elif name.startswith("tokens/"):
                 tensors[f"{regime}/{name}"] = values[ASKED]
-            elif not name.startswith("score/"):
+            elif not name.startswith(("score/", "term/")):
                 tensors[f"{regime}/{name}"] = values.float()
     count = predicted["fine"]["score/dot"].shape[1]
     return tensors | {"outcomes": torch.tensor(list(outcomes.values())),
