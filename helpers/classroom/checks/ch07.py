@@ -1,7 +1,7 @@
 """The checks of notebook 07: which word?"""
 import torch
 
-from helpers.classroom.checks.core import Expected, Problem, check, judge
+from helpers.classroom.checks.core import Expected, Problem, check, draws, judge
 
 
 def _wrong_weights(weights, mask, k):
@@ -57,3 +57,98 @@ def drop_tokens(answer):
     fewer = [[0.3, 1.2, 2.1, 0.4, -6.0], [0.2, 1.7, 0.9, 7.0], [-2.5, 0.5, 3.0]]
     judge(answer, [_corpus(stories, 3, padding=9.0), _corpus(fewer, 2, padding=-4.0)])
     return "0 at the 3 largest of 18 loss terms, 1 elsewhere; no padding, no story's last token"
+
+
+def _redrawn(seed, count, size, likely):
+    """A problem of `other_target`: slopes of −log p by finite differences, draws spelled out."""
+    draw, half = draws(seed), 1e-5
+    logits, moved = (2 * draw(count, size)).float(), draw(count, size).float()
+    targets = logits.argsort(-1)[torch.arange(count), torch.arange(count) * 7 % size]
+    targets[:likely] = logits.argmax(-1)[:likely]
+    ends = [(logits + sign * half * moved).double().log_softmax(-1) for sign in (-1, 1)]
+    slopes = ((ends[0] - ends[1]) / (2 * half)).tolist()  # of −log p(y)
+    p = logits.double().softmax(-1).tolist()
+
+    def against(weight, own=1):
+        """Slope of the target less a weighted mean of the others; `weight(p, y, target)`."""
+        values = []
+        for t, target in enumerate(targets.tolist()):
+            parts = [weight(p[t], y, target) for y in range(size)]
+            mean = sum(part * slope for part, slope in zip(parts, slopes[t])) / sum(parts)
+            values.append(own * slopes[t][target] - mean)
+        return torch.tensor(values)
+
+    truth = against(lambda p, y, target: p[y] * (y != target))
+    own, at = against(lambda p, y, target: p[y]), targets[:, None]
+    chance = torch.tensor(p).gather(1, at)[:, 0]
+    raw = -moved.double().gather(1, at)[:, 0]
+    return Problem((logits, moved, targets), Expected("the slope", truth, {
+        "the sign is turned: the loss is −log p": -truth,
+        "the true token is still in the draw: that is the slope of the target itself": own,
+        "that is the expected slope of the draws alone: take it off the target's":
+            own - truth,
+        "that is the sum: take the expected slope off": 2 * own - truth,
+        "not renormalised: without the target the probabilities sum to 1 − p": own * (1 + chance),
+        "divided by p: the draw has the rest, 1 − p": own / chance,
+        "multiplied by 1 − p: divide": own * (1 - chance),
+        "every other token was drawn equally often: draw from the model":
+            against(lambda p, y, target: y != target),
+        "moved is the slope of the logit; that of log p lacks its mean under p": raw / (1 - chance),
+        "moved at the target is the slope of its logit, and the draw is still missing": raw,
+        "the most likely other token alone: take the mean over all of them":
+            against(lambda p, y, target: y != target and p[y] == max(p[:target] + p[target + 1:])),
+    }))
+
+
+@check
+def other_target(answer):
+    """`answer(logits (T, V), moved (T, V), targets (T,)) → (T,)`, against sums over all draws."""
+    judge(answer, [_redrawn(71, 5, 6, 2), _redrawn(72, 4, 9, 1)])
+    return "equal to sums over all 5 other tokens, with slopes from finite differences"
+
+
+def _half_way(shares, rates, keep=max, equal=True, part=0.5):
+    """The first step by which `part` of the summed `keep(share, 0)` is reached, by counting."""
+    found = []
+    for column in shares.T.tolist():
+        steps = [keep(share / rate if equal else share, 0)
+                 for share, rate in zip(column, rates.tolist())]
+        reached = [sum(steps[:k + 1]) >= part * sum(steps) for k in range(len(steps))]
+        found.append(reached.index(True) if max(column) > 0 else -1)
+    return torch.tensor(found)
+
+
+def _course(seed, steps, terms):
+    """A problem of `when_learnt`: a falling rate, few steps with a share; one term has none > 0."""
+    draw = draws(seed)
+    rates = torch.linspace(1, 0.05, steps) * 1e-3
+    shares = (draw(steps, terms) + 0.3) * (draw(steps, terms) > -0.2) * rates[:, None] ** 0.4
+    shares[:, terms // 2] = -shares[:, terms // 2].abs()
+    shares, truth = shares.float(), _half_way(shares.float(), rates)
+    scaled, none = (shares / rates[:, None]).clamp(min=0), truth < 0
+    return Problem((shares, rates), Expected("the step", truth, {
+        "the shares are not divided by the rates": _half_way(shares, rates, equal=False),
+        "multiplied by the rates: divide": _half_way(shares * rates[:, None] ** 2, rates),
+        "steps are counted from 0": truth + 1,
+        "one step too early: by the first step the half must be reached": truth - 1,
+        "a term without any positive share is −1": truth.clamp(min=0),
+        "negative shares count nothing: clamp them first":
+            _half_way(shares, rates, keep=lambda share, _: share),
+        "the size of negative shares counts nothing: clamp them":
+            torch.where(none, -1, _half_way(shares.abs(), rates)),
+        "the step with the largest share is not the one that reaches the half":
+            torch.where(none, -1, scaled.argmax(0)),
+        "counted from the end: add up from the first step on":
+            torch.where(none, -1, steps - 1 - _half_way(shares.flip(0), rates.flip(0))),
+        "the first positive share is not yet half": _half_way(shares, rates, part=1e-9),
+        "all of it, not half": _half_way(shares, rates, part=1 - 1e-6),
+        "half of the steps that have a positive share, not half of the effect":
+            _half_way((shares > 0) * rates[:, None], rates),
+    }))
+
+
+@check
+def when_learnt(answer):
+    """`answer(shares (K, M), rates (K,)) → (M,)`, against counting step by step."""
+    judge(answer, [_course(73, 9, 12), _course(74, 7, 10)])
+    return "equal to adding up step by step, for 12 terms and 9 steps; −1 without positive share"
