@@ -63,41 +63,27 @@ def _redrawn(seed, count, size, likely):
     """A problem of `other_target`: slopes of −log p by finite differences, draws spelled out."""
     draw, half = draws(seed), 1e-5
     logits, moved = (2 * draw(count, size)).float(), draw(count, size).float()
-    targets = logits.argsort(-1)[torch.arange(count), torch.arange(count) * 7 % size]
+    targets = torch.arange(count) * 7 % size
     targets[:likely] = logits.argmax(-1)[:likely]
-    ends = [(logits + sign * half * moved).double().log_softmax(-1) for sign in (-1, 1)]
-    slopes = ((ends[0] - ends[1]) / (2 * half)).tolist()  # of −log p(y)
-    p = logits.double().softmax(-1).tolist()
+    less, more = ((logits.double() + h * moved.double()).log_softmax(-1) for h in (-half, half))
+    slopes, p, at = (less - more) / (2 * half), logits.double().softmax(-1), targets[:, None]
+    own, chance = slopes.gather(1, at)[:, 0], p.gather(1, at)[:, 0]
 
-    def against(weight, own=1):
-        """Slope of the target less a weighted mean of the others; `weight(p, y, target)`."""
-        values = []
-        for t, target in enumerate(targets.tolist()):
-            parts = [weight(p[t], y, target) for y in range(size)]
-            mean = sum(part * slope for part, slope in zip(parts, slopes[t])) / sum(parts)
-            values.append(own * slopes[t][target] - mean)
-        return torch.tensor(values)
+    def drawn(weights):
+        weights = weights.scatter(1, at, 0)
+        return (weights * slopes).sum(1) / weights.sum(1)
 
-    truth = against(lambda p, y, target: p[y] * (y != target))
-    own, at = against(lambda p, y, target: p[y]), targets[:, None]
-    chance = torch.tensor(p).gather(1, at)[:, 0]
-    raw = -moved.double().gather(1, at)[:, 0]
+    truth, raw = own - drawn(p), -moved.double().gather(1, at)[:, 0]
     return Problem((logits, moved, targets), Expected("the slope", truth, {
         "the sign is turned: the loss is −log p": -truth,
         "the true token is still in the draw: that is the slope of the target itself": own,
-        "that is the expected slope of the draws alone: take it off the target's":
-            own - truth,
-        "that is the sum: take the expected slope off": 2 * own - truth,
+        "that is the expected slope of the draw alone: take it off the target's": drawn(p),
         "not renormalised: without the target the probabilities sum to 1 − p": own * (1 + chance),
         "divided by p: the draw has the rest, 1 − p": own / chance,
         "multiplied by 1 − p: divide": own * (1 - chance),
-        "every other token was drawn equally often: draw from the model":
-            against(lambda p, y, target: y != target),
-        "moved is the slope of the logit; that of log p lacks its mean under p": raw / (1 - chance),
-        "moved at the target is the slope of its logit, and the draw is still missing": raw,
-        "the most likely other token alone: take the mean over all of them":
-            against(lambda p, y, target: y != target and p[y] == max(p[:target] + p[target + 1:])),
-    }))
+        "all others were drawn equally often: draw from the model": own - drawn(torch.ones_like(p)),
+        "moved is the slope of a logit; that of log p lacks its mean under p": raw / (1 - chance),
+        "that is the slope of the target's logit, and the draw is missing": raw}))
 
 
 @check
@@ -107,48 +93,36 @@ def other_target(answer):
     return "equal to sums over all 5 other tokens, with slopes from finite differences"
 
 
-def _half_way(shares, rates, keep=max, equal=True, part=0.5):
-    """The first step by which `part` of the summed `keep(share, 0)` is reached, by counting."""
-    found = []
-    for column in shares.T.tolist():
-        steps = [keep(share / rate if equal else share, 0)
-                 for share, rate in zip(column, rates.tolist())]
-        reached = [sum(steps[:k + 1]) >= part * sum(steps) for k in range(len(steps))]
-        found.append(reached.index(True) if max(column) > 0 else -1)
-    return torch.tensor(found)
+def _half_way(shares, part=0.5, last=-1):
+    """The first step by which `part` of every column's sum is reached, by adding up; or `last`."""
+    sums = [[sum(column[:k + 1]) for k in range(len(column))] for column in shares.T.tolist()]
+    return torch.tensor([next((k for k, value in enumerate(column)
+                               if value >= part * column[-1] and max(column) > 0), last)
+                         for column in sums])
 
 
 def _course(seed, steps, terms):
-    """A problem of `when_learnt`: a falling rate, few steps with a share; one term has none > 0."""
-    draw = draws(seed)
-    rates = torch.linspace(1, 0.05, steps) * 1e-3
-    shares = (draw(steps, terms) + 0.3) * (draw(steps, terms) > -0.2) * rates[:, None] ** 0.4
+    """A problem of `when_learnt`: a falling rate, shares of both signs; one term has none > 0."""
+    draw, rates = draws(seed), torch.linspace(1, 0.2, steps)
+    shares = ((draw(steps, terms) + 0.3) * rates[:, None]).float() * 1e-3
     shares[:, terms // 2] = -shares[:, terms // 2].abs()
-    shares, truth = shares.float(), _half_way(shares.float(), rates)
-    scaled, none = (shares / rates[:, None]).clamp(min=0), truth < 0
+    equal = (shares / rates[:, None]).double()
+    kept, truth = equal.clamp(min=0), _half_way(equal.clamp(min=0))
     return Problem((shares, rates), Expected("the step", truth, {
-        "the shares are not divided by the rates": _half_way(shares, rates, equal=False),
-        "multiplied by the rates: divide": _half_way(shares * rates[:, None] ** 2, rates),
+        "the shares are not divided by the rates": _half_way(shares.clamp(min=0)),
+        "multiplied by the rates: divide": _half_way((shares * rates[:, None]).clamp(min=0)),
         "steps are counted from 0": truth + 1,
-        "one step too early: by the first step the half must be reached": truth - 1,
-        "a term without any positive share is −1": truth.clamp(min=0),
-        "negative shares count nothing: clamp them first":
-            _half_way(shares, rates, keep=lambda share, _: share),
-        "the size of negative shares counts nothing: clamp them":
-            torch.where(none, -1, _half_way(shares.abs(), rates)),
-        "the step with the largest share is not the one that reaches the half":
-            torch.where(none, -1, scaled.argmax(0)),
-        "counted from the end: add up from the first step on":
-            torch.where(none, -1, steps - 1 - _half_way(shares.flip(0), rates.flip(0))),
-        "the first positive share is not yet half": _half_way(shares, rates, part=1e-9),
-        "all of it, not half": _half_way(shares, rates, part=1 - 1e-6),
-        "half of the steps that have a positive share, not half of the effect":
-            _half_way((shares > 0) * rates[:, None], rates),
-    }))
+        "one step too early: by that step the half must be reached": truth - 1,
+        "a term without any positive share is −1": _half_way(kept, last=0),
+        "negative shares count nothing: clamp them first": _half_way(equal),
+        "the size of negative shares counts nothing: clamp them": _half_way(equal.abs()),
+        "that is the step with the largest share": torch.where(truth < 0, -1, kept.argmax(0)),
+        "that is the first positive share": _half_way(kept, 1e-9),
+        "that is where nearly all of it is reached, not half": _half_way(kept, 0.99)}))
 
 
 @check
 def when_learnt(answer):
-    """`answer(shares (K, M), rates (K,)) → (M,)`, against counting step by step."""
+    """`answer(shares (K, M), rates (K,)) → (M,)`, against adding up step by step."""
     judge(answer, [_course(73, 9, 12), _course(74, 7, 10)])
     return "equal to adding up step by step, for 12 terms and 9 steps; −1 without positive share"
