@@ -67,21 +67,18 @@ def _redrawn(seed, count, size, likely):
     targets[:likely] = logits.argmax(-1)[:likely]
     less, more = ((logits.double() + h * moved.double()).log_softmax(-1) for h in (-half, half))
     slopes, p, at = (less - more) / (2 * half), logits.double().softmax(-1), targets[:, None]
-    own, chance = slopes.gather(1, at)[:, 0], p.gather(1, at)[:, 0]
-
-    def drawn(weights):
-        weights = weights.scatter(1, at, 0)
-        return (weights * slopes).sum(1) / weights.sum(1)
-
-    truth, raw = own - drawn(p), -moved.double().gather(1, at)[:, 0]
+    own, chance, raw = (x.gather(1, at)[:, 0] for x in (slopes, p, -moved.double()))
+    drawn, even = ((rest * slopes).sum(1) / rest.sum(1)
+                   for rest in (x.scatter(1, at, 0) for x in (p, torch.ones_like(p))))
+    truth = own - drawn
     return Problem((logits, moved, targets), Expected("the slope", truth, {
         "the sign is turned: the loss is −log p": -truth,
         "the true token is still in the draw: that is the slope of the target itself": own,
-        "that is the expected slope of the draw alone: take it off the target's": drawn(p),
+        "that is the expected slope of the draw alone: take it off the target's": drawn,
         "not renormalised: without the target the probabilities sum to 1 − p": own * (1 + chance),
         "divided by p: the draw has the rest, 1 − p": own / chance,
         "multiplied by 1 − p: divide": own * (1 - chance),
-        "all others were drawn equally often: draw from the model": own - drawn(torch.ones_like(p)),
+        "all others were drawn equally often: draw from the model": own - even,
         "moved is the slope of a logit; that of log p lacks its mean under p": raw / (1 - chance),
         "that is the slope of the target's logit, and the draw is missing": raw}))
 
