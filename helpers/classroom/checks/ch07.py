@@ -60,7 +60,7 @@ def drop_tokens(answer):
 
 
 def _redrawn(seed, count, size, likely):
-    """A problem of `other_target`: slopes of −log p by finite differences, every draw written out."""
+    """A problem of `other_target`: slopes of −log p by differences, sums over every draw."""
     draw, half = draws(seed), 1e-5
     logits, moved = (2 * draw(count, size)).float(), draw(count, size).float()
     targets = torch.arange(count) * 7 % size
