@@ -96,6 +96,113 @@ def hidden_mask(values, mask, k):
     return weights(values, mask, k)
 
 
+def other_by_sum(logits, moved, targets):
+    found = []
+    for row, change, target in zip(logits.double(), moved.double(), targets.tolist()):
+        p = row.softmax(0)
+        slopes = (p * change).sum() - change
+        p[target] = 0
+        found.append(slopes[target] - (p / p.sum() * slopes).sum())
+    return torch.stack(found)
+
+
+def other_by_jvp(logits, moved, targets):
+    def losses(logits):
+        return torch.nn.functional.cross_entropy(logits, targets, reduction="none")
+    values, slopes = torch.func.jvp(losses, (logits,), (moved,))
+    return slopes / (1 - (-values).exp())
+
+
+def other_in_numpy(logits, moved, targets):
+    logits, moved, targets = logits.double().numpy(), moved.double().numpy(), targets.numpy()
+    p, rows = np.exp(logits - logits.max(1, keepdims=True)), np.arange(len(logits))
+    p[rows, targets] = 0
+    return (p * moved).sum(1) / p.sum(1) - moved[rows, targets]
+
+
+def other_by_loops(logits, moved, targets):
+    p, found = logits.double().softmax(-1).tolist(), []
+    for t, target in enumerate(targets.tolist()):
+        mean = sum(p[t][y] * moved[t, y].item() for y in range(len(p[t])) if y != target)
+        found.append(mean / (1 - p[t][target]) - moved[t, target].item())
+    return found
+
+
+def other_in_place(logits, moved, targets):
+    moved = moved.double()
+    rows = torch.arange(len(targets))
+    own = moved[rows, targets].clone()
+    logits[rows, targets] = -torch.inf
+    moved[rows, targets] = 0
+    return (logits.double().softmax(-1) * moved).sum(-1) - own
+
+
+def other(logits, moved, targets, centre=True, sign=1, scale=lambda p: 1 / (1 - p)):
+    """The slope with one thing done as somebody might do it."""
+    p, at = logits.softmax(-1), targets[:, None]
+    slope = centre * (p * moved).sum(-1) - moved.gather(1, at)[:, 0]
+    return sign * slope * scale(p.gather(1, at)[:, 0])
+
+
+def other_uniform(logits, moved, targets):
+    count, own = logits.shape[1], moved.gather(1, targets[:, None])[:, 0]
+    return (moved.sum(1) - own) / (count - 1) - own
+
+
+def learnt(shares, rates, scale=lambda shares, rates: shares / rates[:, None],
+           clean=lambda x: x.clamp(min=0), part=0.5, none=-1, shift=0):
+    """The step with one thing done as somebody might do it."""
+    kept = clean(scale(shares, rates))
+    sums = kept.cumsum(0)
+    step = (sums < part * sums[-1]).sum(0) + shift
+    return torch.where((shares > 0).any(0), step, none)
+
+
+def learnt_by_loops(shares, rates):
+    found = []
+    for column in shares.T.tolist():
+        steps = [max(share, 0) / rate for share, rate in zip(column, rates.tolist())]
+        total, half = 0, sum(steps) / 2
+        for k, step in enumerate(steps):
+            total += step
+            if half and total >= half:
+                found.append(k)
+                break
+        else:
+            found.append(-1)
+    return found
+
+
+def learnt_in_numpy(shares, rates):
+    sums = np.maximum(shares.numpy() / rates.numpy()[:, None], 0).cumsum(0)
+    return np.where(sums[-1] > 0, (sums >= sums[-1] / 2).argmax(0), -1)
+
+
+def learnt_by_argmax(shares, rates):
+    sums = (shares / rates[:, None]).relu().double().cumsum(0)
+    step = (2 * sums >= sums[-1]).int().argmax(0)
+    step[sums[-1] == 0] = -1
+    return step
+
+
+def learnt_in_place(shares, rates):
+    shares /= rates[:, None]
+    shares[shares < 0] = 0
+    total = shares.sum(0)
+    return torch.where(total > 0, (shares.cumsum(0) < total / 2).sum(0), -1)
+
+
+def learnt_by_search(shares, rates):
+    sums = (shares / rates[:, None]).clamp(min=0).cumsum(0).T.contiguous()
+    step = torch.searchsorted(sums, sums[:, -1:] / 2)[:, 0]
+    return torch.where(sums[:, -1] > 0, step, -1)
+
+
+def largest_step(shares, rates):
+    equal = shares / rates[:, None]
+    return torch.where((shares > 0).any(0), equal.argmax(0), -1)
+
+
 RIGHT = {
     "drop_tokens": [
         weights_by_sorting, weights_by_threshold, weights_in_numpy, weights_in_place,
@@ -104,6 +211,11 @@ RIGHT = {
         lambda values, mask, k: weights(values, mask, k).long(),
         lambda values, mask, k: weights(values - 1000, mask, k, fill=-1e9),
     ],
+    "other_target": [other_by_sum, other_by_jvp, other_in_numpy, other_by_loops, other_in_place,
+                     other],
+    "when_learnt": [learnt_by_loops, learnt_in_numpy, learnt_by_argmax, learnt_in_place,
+                    learnt_by_search, learnt,
+                    lambda shares, rates: learnt(shares, rates).double()],
 }
 
 WRONG = {
@@ -143,5 +255,46 @@ WRONG = {
         ("weights are 0 and 1", lambda values, mask, k: values * weights(values, mask, k)),
         ("your function raised",
          lambda values, mask, k: weights(values, mask, k, allowed=lambda mask: mask[:, 1:])),
+    ],
+    "other_target": [
+        ("the sign is turned", lambda *given: other(*given, sign=-1)),
+        ("still in the draw", lambda *given: other(*given, scale=torch.ones_like)),
+        ("expected slope of the draw alone",
+         lambda *given: other(*given, scale=lambda p: -p / (1 - p))),
+        ("not renormalised", lambda *given: other(*given, scale=lambda p: 1 + p)),
+        ("divided by p", lambda *given: other(*given, scale=lambda p: 1 / p)),
+        ("multiplied by 1 − p", lambda *given: other(*given, scale=lambda p: 1 - p)),
+        ("equally often", other_uniform),
+        ("lacks its mean under p", lambda *given: other(*given, centre=False)),
+        ("slope of the target's logit",
+         lambda *given: other(*given, centre=False, scale=torch.ones_like)),
+        ("absolute values", lambda *given: other(*given).abs()),
+        ("every entry is 0", lambda *given: 0 * other(*given)),
+        ("squared", lambda *given: other(*given) ** 2),
+        ("has shape", lambda *given: other(*given)[:, None]),
+        ("has shape", lambda *given: other(*given).sum()),
+        (None, lambda logits, moved, targets: other(logits, moved, targets.roll(1))),
+        ("your function raised", lambda logits, moved, targets: logits.gather(1, targets)),
+    ],
+    "when_learnt": [
+        ("not divided by the rates",
+         lambda *given: learnt(*given, scale=lambda shares, rates: shares)),
+        ("multiplied by the rates",
+         lambda *given: learnt(*given, scale=lambda shares, rates: shares * rates[:, None])),
+        ("counted from 0", lambda *given: learnt(*given, none=0, shift=1)),
+        ("one step too early", lambda *given: learnt(*given, none=-2, shift=-1)),
+        ("without any positive share", lambda *given: learnt(*given, none=0)),
+        ("clamp them", lambda *given: learnt(*given, clean=torch.abs, none=(
+            (given[0] / given[1][:, None]).abs().cumsum(0)
+            < (given[0] / given[1][:, None]).abs().sum(0) / 2).sum(0))),
+        ("largest share", largest_step),
+        ("first positive share", lambda *given: learnt(*given, part=1e-9)),
+        ("nearly all of it", lambda *given: learnt(*given, part=0.99)),
+        ("has shape", lambda *given: learnt(*given)[None]),
+        ("has shape", lambda shares, rates: learnt(shares, rates)[0]),
+        ("every entry is 0", lambda *given: 0 * learnt(*given)),
+        ("absolute values", lambda *given: learnt(*given, none=1)),
+        (None, lambda *given: learnt(*given, part=0.7)),
+        ("your function raised", lambda shares, rates: learnt(shares.T, rates)),
     ],
 }

@@ -80,8 +80,7 @@ def test_wrong_answers_are_refused_and_most_are_named(number, name):
 def test_each_notebook_has_exercises_with_a_stub_a_check_hints_and_wrong_answers(number):
     content = notebook(number)
     names, cells = list(solution_cells(content)), content["cells"]
-    fewest = 1 if number == "07" else 3  # it came out of 06, and has one of that notebook's four
-    assert fewest <= len(names) <= 6 and all(len(WRONG[number][name]) >= 2 for name in names)
+    assert 3 <= len(names) <= 6 and all(len(WRONG[number][name]) >= 2 for name in names)
     for name in names:
         (at,) = [i for i, cell in enumerate(cells) if f"def my_{name}(" in source(cell)]
         card, stub, check, hints, answer = map(source, cells[at - 1:at + 4])

@@ -5,6 +5,6 @@ from .ch03 import ekfac_eigenvalues, ggn_product, kron_ihvp
 from .ch04 import completion_labels, content_weights, on_predicted, token_influence
 from .ch05 import both_splits, mend_a, moves_alone
 from .ch06 import lds, noise_ceiling, through_training
-from .ch07 import drop_tokens
+from .ch07 import drop_tokens, other_target, when_learnt
 from .ch08 import multiplications, recall, together, whiten
 from .ch09 import smallest_set, two_factors, word_log_probs

@@ -1,7 +1,7 @@
 """The checks of notebook 07: which word?"""
 import torch
 
-from helpers.classroom.checks.core import Expected, Problem, check, judge
+from helpers.classroom.checks.core import Expected, Problem, check, draws, judge
 
 
 def _wrong_weights(weights, mask, k):
@@ -57,3 +57,69 @@ def drop_tokens(answer):
     fewer = [[0.3, 1.2, 2.1, 0.4, -6.0], [0.2, 1.7, 0.9, 7.0], [-2.5, 0.5, 3.0]]
     judge(answer, [_corpus(stories, 3, padding=9.0), _corpus(fewer, 2, padding=-4.0)])
     return "0 at the 3 largest of 18 loss terms, 1 elsewhere; no padding, no story's last token"
+
+
+def _redrawn(seed, count, size, likely):
+    """A problem of `other_target`: slopes of −log p by differences, sums over every draw."""
+    draw, half = draws(seed), 1e-5
+    logits, moved = (2 * draw(count, size)).float(), draw(count, size).float()
+    targets = torch.arange(count) * 7 % size
+    targets[:likely] = logits.argmax(-1)[:likely]
+    less, more = ((logits.double() + h * moved.double()).log_softmax(-1) for h in (-half, half))
+    slopes, p, at = (less - more) / (2 * half), logits.double().softmax(-1), targets[:, None]
+    own, chance, raw = (x.gather(1, at)[:, 0] for x in (slopes, p, -moved.double()))
+    drawn, even = ((rest * slopes).sum(1) / rest.sum(1)
+                   for rest in (x.scatter(1, at, 0) for x in (p, torch.ones_like(p))))
+    truth = own - drawn
+    return Problem((logits, moved, targets), Expected("the slope", truth, {
+        "the sign is turned: the loss is −log p": -truth,
+        "the true token is still in the draw: that is the slope of the target itself": own,
+        "that is the expected slope of the draw alone: take it off the target's": drawn,
+        "not renormalised: without the target the probabilities sum to 1 − p": own * (1 + chance),
+        "divided by p: the draw has the rest, 1 − p": own / chance,
+        "multiplied by 1 − p: divide": own * (1 - chance),
+        "all others were drawn equally often: draw from the model": own - even,
+        "moved is the slope of a logit; that of log p lacks its mean under p": raw / (1 - chance),
+        "that is the slope of the target's logit, and the draw is missing": raw}))
+
+
+@check
+def other_target(answer):
+    """`answer(logits (T, V), moved (T, V), targets (T,)) → (T,)`, against sums over all draws."""
+    judge(answer, [_redrawn(71, 5, 6, 2), _redrawn(72, 4, 9, 1)])
+    return "equal to sums over all 5 other tokens, with slopes from finite differences"
+
+
+def _half_way(shares, part=0.5, last=-1):
+    """The first step by which `part` of every column's sum is reached, by adding up; or `last`."""
+    sums = [[sum(column[:k + 1]) for k in range(len(column))] for column in shares.T.tolist()]
+    return torch.tensor([next((k for k, value in enumerate(column)
+                               if value >= part * column[-1] and max(column) > 0), last)
+                         for column in sums])
+
+
+def _course(seed, steps, terms):
+    """A problem of `when_learnt`: a falling rate, shares of both signs; one term has none > 0."""
+    draw, rates = draws(seed), torch.linspace(1, 0.2, steps)
+    shares = ((draw(steps, terms) + 0.3) * rates[:, None]).float() * 1e-3
+    shares[:, terms // 2] = -shares[:, terms // 2].abs()
+    equal = (shares / rates[:, None]).double()
+    kept, truth = equal.clamp(min=0), _half_way(equal.clamp(min=0))
+    return Problem((shares, rates), Expected("the step", truth, {
+        "the shares are not divided by the rates": _half_way(shares.clamp(min=0)),
+        "multiplied by the rates: divide": _half_way((shares * rates[:, None]).clamp(min=0)),
+        "steps are counted from 0": truth + 1,
+        "one step too early: by that step the half must be reached": truth - 1,
+        "a term without any positive share is −1": _half_way(kept, last=0),
+        "negative shares count nothing: clamp them first": _half_way(equal),
+        "the size of negative shares counts nothing: clamp them": _half_way(equal.abs()),
+        "that is the step with the largest share": torch.where(truth < 0, -1, kept.argmax(0)),
+        "that is the first positive share": _half_way(kept, 1e-9),
+        "that is where nearly all of it is reached, not half": _half_way(kept, 0.99)}))
+
+
+@check
+def when_learnt(answer):
+    """`answer(shares (K, M), rates (K,)) → (M,)`, against adding up step by step."""
+    judge(answer, [_course(73, 9, 12), _course(74, 7, 10)])
+    return "equal to adding up step by step, for 12 terms and 9 steps; −1 without positive share"
