@@ -413,8 +413,8 @@ BOTH = {"words": words, "cosine": cosine, "relatif": relatif, "representation": 
         "mean all": partial(alone, name="mean all", scope="all", theta=at_mean),
         "mean head": partial(alone, name="mean head", scope="head", theta=at_mean),
         "segments": source, "exact": exact}
-FINE = {"steps": steps, "covariance": covariance, "rayleigh": rayleigh, "flat": flat_exact, "terms": ekfac_terms,
-        "pbrf": pbrf, "exact, seed 1": partial(exact, seed=1)}
+FINE = {"steps": steps, "covariance": covariance, "rayleigh": rayleigh, "flat": flat_exact,
+        "terms": ekfac_terms, "pbrf": pbrf, "exact, seed 1": partial(exact, seed=1)}
 
 
 def plain_pass(training):

@@ -208,6 +208,23 @@ def layer_places(model, layers: dict) -> dict[str, torch.Tensor]:
     return places
 
 
+def term_slopes(model, ids, theta: torch.Tensor, directions: torch.Tensor) -> torch.Tensor:
+    """d/ds of every loss term at θ + s·direction for directions `(Q, P)`: `(Q, N, T)`.
+
+    Along an iHVP, a slope divided by N is the influence of that loss term alone.
+    """
+    slopes = theta.new_zeros(len(directions), len(ids), max(map(len, ids)))
+    for batch in batches(ids, 8):
+        def along(direction, batch=batch):
+            def losses(theta):
+                return losses_of(model, batch, theta)
+            return torch.func.jvp(losses, (theta,), (direction,))[1]
+        with plain_attention(), torch.no_grad():
+            values = torch.func.vmap(along, chunk_size=8)(directions)
+        slopes[:, batch.index, :values.shape[-1]] = values
+    return slopes
+
+
 def segments(curvatures: list, gradient: dict) -> list[dict]:
     """SOURCE (Bae et al. 2024): one vector `{layer: …}` for each segment of training, first first.
 

@@ -13,7 +13,7 @@ except (ImportError, AttributeError):
 
 import oracles  # noqa: E402
 
-from helpers import curvature, exact, influence, search, stories  # noqa: E402
+from helpers import curvature, exact, influence, retrain, search, stories  # noqa: E402
 from helpers.capture import backward_pass, find_layers  # noqa: E402
 from helpers.explorer import Explorer  # noqa: E402
 from helpers.sources import files, models  # noqa: E402
@@ -139,6 +139,7 @@ def everything(model, ids):
     for pair, value in values.items():
         assert value.is_cpu and abs(value.sum() - scores[pair]) < 1e-3 * value.abs().sum()
     one, batch = {name: part[0] for name, part in solved.items()}, next(stream())
+    theta = retrain.start(model).theta
     captured, index = backward_pass(model, layers, batch)[0], search.Index(matrix, 50)
     every = torch.cartesian_prod(torch.arange(2), torch.arange(len(batch.index))).to(model.device)
     found = {"log p": log_probs, "solved": flat(solved), "scores": scores, "norms": norms,
@@ -147,6 +148,7 @@ def everything(model, ids):
              "diagonal": flat(curvature.Diagonal.fit(model, layers, stream).solve(gradients)),
              "series": exact.neumann(newton.damped_product, flat(gradients), 1e3, 2),
              "slopes": influence.loss_slopes(model, layers, batch, one),
+             "terms": retrain.term_slopes(model, ids, theta, theta[None]),
              "meant": search.representations(model, stream(), count),
              "changed": input_token_influence(model, layers, ids[0], one, count),
              "ranked": search.low_rank_token_scores(captured, search.low_rank(solved, 4), count)}

@@ -173,6 +173,27 @@ def terms(model, ids):
     return torch.nn.functional.cross_entropy(logits, torch.tensor(ids[1:]), reduction="none")
 
 
+def test_slopes_of_loss_terms_against_differences_and_a_backward_pass_each(somewhere):
+    model, theta, other = somewhere
+    ids, step = IDS + IDS[:3], 1e-5  # more than a batch
+    asked = torch.stack([by_parameters(terms(other, [1, 5, 9, 7])[1:].sum(), other),
+                         by_parameters(terms(other, [4, 6, 1, 7])[2], other)])
+    directions = torch.cat([asked, torch.randn(1, len(theta), dtype=torch.float64)])
+    slopes = retrain.term_slopes(model, ids, theta, directions)
+    assert slopes.shape == (3, 9, 8) and slopes.dtype == torch.float64
+    below, above = (holding(copy.deepcopy(other), theta + sign * step * directions[2])
+                    for sign in (-1, 1))
+    for row, story in enumerate(ids):
+        last, losses = len(story) - 1, terms(other, story)
+        assert (slopes[:, row, last:] == 0).all() and (slopes[:, row, :last] != 0).all()
+        difference = (terms(above, story) - terms(below, story)).detach() / (2 * step)
+        torch.testing.assert_close(slopes[2, row, :last], difference, rtol=1e-4, atol=1e-5)
+        each = torch.stack([by_parameters(loss, other) for loss in losses])
+        assert relative(slopes[:, row, :last], directions @ each.T) < 1e-8
+        whole = directions @ by_parameters(losses.sum(), other)
+        assert relative(slopes[:, row].sum(-1), whole) < 1e-8
+
+
 def test_path_damping_is_one_over_the_time_that_adam_takes():
     """With √v̂ constant it is m √v̂ / Σ η: 1/(ηT) for gradient descent."""
     recipe, steps = retrain.Recipe(rate=0.02, epsilon=1e-30), 40
