@@ -1,12 +1,10 @@
-"""Records what notebooks 06 and 07 judge by: retrainings, and each method's forecasts of them.
+"""Records what notebooks 06 and 07 judge by: retrainings of the small model, and each method's forecasts.
 
-    python data/record_retrainings.py [--base small|model] [--workers 2]
+    python data/record_retrainings.py [--workers 2] [--out data/retrainings.safetensors]
 
-Two models are fine-tuned, and trained from scratch in the same shape: the small one (data/small,
-2 layers) and the embedded one (data/model, 8 layers); each has a record of its own. Every
-retraining is deterministic given its weights and seed, runs on one thread, and is kept as one line
-of .retrain/…/jobs.jsonl as soon as it is done; the forecasts are kept stage by stage: started
-again, the script goes on from there. The notebooks check the records' checksums and repeat some
+Every retraining is deterministic given its weights and seed, runs on one thread, and is kept as one
+line of .retrain/jobs.jsonl as soon as it is done: started again, the script goes on from there. The
+scores are kept stage by stage. Notebook 06 checks the result's checksum and repeats some
 retrainings.
 """
 import argparse
@@ -14,51 +12,55 @@ import copy
 import hashlib
 import json
 import multiprocessing
-import os
 import random
+import re
 import sys
+from pathlib import Path
 
-import forecasts
 import plots
 import torch
-from record_planted import HERE
+from record_planted import HERE, staged
+from sklearn.feature_extraction.text import TfidfVectorizer
 from tqdm import tqdm
 
-from helpers import retrain
+from helpers import influence, retrain, search, terminal
+from helpers.capture import find_layers
+from helpers.curvature import EKFAC, Identity
+from helpers.exact import GaussNewton
 from helpers.sources import fuse, load_model, load_stories
 from helpers.sources.records import save_record, sha256
-from helpers.stories import Query, tokenise
+from helpers.stories import Query, encode_query, tokenise
+from helpers.terminal.answers import Asked, exact_token_scores
 
 RECIPES = {"fine": retrain.Recipe(), "scratch": retrain.Recipe(rate=3e-3)}
-OUT = {"small": "retrainings.safetensors", "model": "retrainings_model.safetensors"}
-SUBSETS = {"small": 64, "model": 32}  # halves of the stories
-EVERY = {"small": 1, "model": 2}    # of the questions: the larger model is asked every second
-# Methods see the run of seed 0; these seeds judge them. On its own seed only where it is recorded
-SEEDS = {"small": {"fine": (2, 3, 0), "scratch": (2, 3)},
-         "model": {"fine": (2, 3), "scratch": (2, 3)}}
+SUBSETS, SEEDS = 64, {"fine": 2, "scratch": 2}
 TENTHS = 32                         # subsets that leave out a tenth
-OTHER = 2                           # the seed on which stories and loss terms are left out
-ASKED = list(range(1, 16, 2))       # questions (facts with opponents) to leave loss terms out for
-FACTS = list(range(16))             # and to leave stories out for
-SHARES = (0.01, 0.05)               # of the stories, left out by score
-STORIES_BY = ("exact", "steps", "ekfac", "tfidf", "answers")
-TOKENS_BY = ("exact", "steps", "terms", "eq 31", "tfidf", "answers")
-RANDOM = 4                          # random choices of each size
-SINGLES, SINGLE_SEEDS = 24, (2, 3)  # stories read twice, on two seeds
-INPUTS = ["fresh_stories.jsonl", "fresh_facts.json"]
+ONE_SEEDS = 4                       # of the full run, and of runs with one story more or less
+ASKED = list(range(1, 16, 2))       # the questions (facts with opponents) to drop something for
+SHARES = (0.005, 0.01, 0.02, 0.05)  # of the stories, dropped by score
+TOKEN_SHARE = 0.01                  # of the loss terms, dropped by score
+STORIES_BY = ("exact", "ekfac", "dot", "tfidf")
+TOKENS_BY = ("exact", "terms", "ekfac", "tfidf")
+RANDOM = 4                          # random choices at each share
+INPUTS = ["fresh_stories.jsonl", "fresh_facts.json", "small/model.safetensors",
+          "small/tokenizer.json"]
+CG_STORIES, CG_STEPS = 96, 10
+DAMPINGS = (0.1, 10, 100)           # times EK-FAC's own
 
 
 class Setting:
-    """A base model, the fresh stories, the 24 questions: 16 facts, then 8 ordinary sentences."""
+    """The small model, the fresh stories, the 24 questions: 16 facts, then 8 ordinary sentences.
 
-    def __init__(self, base="small"):
+    The model is trained as transformers ships it: last digits grow over a training.
+    """
+
+    def __init__(self):
         torch.set_num_threads(1)
-        self.base, self.recipes = base, RECIPES
-        self.model, self.tokenizer = load_model(HERE / base, device="cpu")
+        self.model, self.tokenizer = load_model(HERE / "small", device="cpu", fused=False)
         self.corpus = tokenise(load_stories(HERE / "fresh_stories.jsonl"), self.tokenizer, 512)
         self.ids, self.facts = self.corpus.ids, json.loads((HERE / "fresh_facts.json").read_text())
         self.queries = [Query(fact["prompt"], fact["completion"]) for fact in self.facts]
-        self.queries = (self.queries + ordinary(8))[::EVERY[base]]
+        self.queries += ordinary(8)
         self.questions = retrain.query_batch(self.tokenizer, self.queries, 512)
         self.models = {"fine": self.model, "scratch": untrained(self.model)}
 
@@ -69,7 +71,7 @@ class Setting:
         return retrain.log_probs(model, self.questions, end.theta).detach()
 
 
-def subsets(count, number=64, left_out=0.5):
+def subsets(count, number=SUBSETS, left_out=0.5):
     """Which of `count` stories each random subset keeps, `(number, count)` bool."""
     draw = torch.Generator().manual_seed(6)
     return torch.stack([torch.randperm(count, generator=draw) >= round(left_out * count)
@@ -85,97 +87,200 @@ def ordinary(count):
 def untrained(model):
     """The same shape with fresh weights."""
     torch.manual_seed(6)
-    fresh = type(model)(copy.deepcopy(model.config)).eval()
-    fuse(fresh)
-    return fresh
+    return type(model)(copy.deepcopy(model.config)).eval()
 
 
-# -- forecasts -----------------------------------------------------------------------------------
-
-worker = {}
-
-
-def begin(base, predicted=None):
-    """In every worker process, once."""
-    os.nice(5)
-    worker.update(setting=Setting(base), predicted=predicted, runs={})
-
-
-def stages(base) -> list[tuple]:
-    """Every stage of forecasts as `(regime, name)`, the long ones first."""
-    more = forecasts.FINE if base == "small" else ["steps"]
-    listed = [("fine", name) for name in [*more, *reversed(forecasts.BOTH)]]
-    listed += [("scratch", name) for name in reversed(forecasts.BOTH)]
-    return listed
+def trained(model, theta):
+    """A copy of the model that holds the parameters θ, with fused attention."""
+    other, values = copy.deepcopy(model), retrain.parameters_of(model, theta).values()
+    with torch.no_grad():
+        for parameter, value in zip(other.parameters(), values):
+            parameter.copy_(value)
+    fuse(other)
+    return other
 
 
-def forecast(folder, regime, name):
-    """One stage, from its file where it is there: `(regime, name, tensors)`."""
-    runs, makes = worker["runs"], forecasts.BOTH | forecasts.FINE
-    if regime not in runs:
-        runs[regime] = forecasts.Run(worker["setting"], regime)
-    return regime, name, forecasts.stage(runs[regime], folder / regime, name, makes[name])
+# -- what the methods predict --------------------------------------------------------------------
+
+def predictions(setting, regime) -> dict:
+    """Of the run with seed 0: what each method says of stories and of loss terms.
+
+    `score/<method>` `(Q, N)` is the influence of every story on every question; `tokens/<method>`
+    `(Q, M)` are the M loss terms of largest influence, as positions of the flat `(N, T)`. (Of the
+    latter the record keeps those of the fine-tuned model for the questions ASKED.)
+    """
+    every, model = regime == "fine", setting.models[regime]
+    course = (setting.ids, RECIPES[regime], 0)
+    states = retrain.trajectory(model, *course)
+    end = trained(model, states[-1].theta)
+    run = terminal.Setting(end, setting.tokenizer, find_layers(end), setting.corpus, batch_size=4,
+                           quiet=True)
+    encoded = [encode_query(setting.tokenizer, query, 512) for query in setting.queries]
+    gradients, log_probs = influence.query_gradients(end, run.layers, encoded)
+    ihvps = all_ihvps(run, gradients, every)
+    by_story = by_gradients(run, gradients, ihvps) | by_words(setting)
+    asked = Asked(setting.queries, log_probs, ihvps["ekfac"])
+    by_token = {"ekfac": exact_token_scores(run, asked)["token"],
+                "terms": loss_terms(run, ihvps["ekfac"]), "tfidf": words_predicted(setting),
+                "exact": retrain.metagradient(model, *course, states, setting.questions)}
+    by_story["exact"] = by_token["exact"].sum(-1)
+    if every:
+        flat = retrain.metagradient(model, *course, states, setting.questions, bends=False)
+        by_story["no curvature"] = flat.sum(-1)
+        by_story["ekfac, all layers"] = every_layer(setting, end, encoded)
+    scores = {f"score/{method}": values.float() for method, values in by_story.items()}
+    return scores | {f"tokens/{method}": strongest(setting, values)
+                     for method, values in by_token.items()}
 
 
-def gathered(setting, parts) -> dict:
-    """`{regime: {"score/<method>": (Q, N), "cost/<stage>": …, "tokens/<way>": (Q, M)}}`."""
-    predicted = {regime: {} for regime in RECIPES}
-    for regime, name, tensors in parts:
-        into = predicted[regime]
-        into[f"cost/{name}"] = tensors.pop("cost")
-        for key, values in tensors.items():
-            if name in ("rayleigh", "pbrf") or key == "residuals":
-                into[f"{name}/{key}"] = values
-            elif values.dim() == 2:
-                into[f"score/{key}"] = values.float()
-            elif name != "exact, seed 1":
-                into[f"term/{'steps' if name == 'steps' else key}"] = values
-            if key == "exact":
-                into[f"score/{name}"] = values.sum(-1)
-    if setting.base != "small":
-        return predicted
-    fine, run = predicted["fine"], forecasts.Run(setting, "fine")
-    fine["score/steps"] = fine[f"score/steps {forecasts.STEPS}"]
-    fine["term/tfidf"] = forecasts.words_predicted(run)
-    fine["term/answers"] = forecasts.answers_predicted(run, fine["term/tfidf"])
-    for way in TOKENS_BY:
-        fine[f"tokens/{way}"] = forecasts.strongest(setting.ids, fine[f"term/{way}"],
-                                                    forecasts.TOKEN_BUDGETS[-1])
-    return predicted
+def all_ihvps(run, gradients, every):
+    """`{method: iHVPs}`.
+
+    With `every` also other dampings, and EK-FAC as preconditioner of CG on the Gauss–Newton
+    Hessian.
+    """
+    ihvps = {}
+    for method in ("ekfac", "kfac", "diagonal", "identity"):
+        curvature = terminal.fit(run, method)
+        ihvps[method] = curvature.solve(gradients)
+        if method == "ekfac" and every:
+            ihvps["cg"] = solved(run, gradients, curvature)
+            for factor in DAMPINGS:
+                ihvps[f"ekfac λ×{factor}"] = rescaled(curvature, factor).solve(gradients)
+                if factor == 10:
+                    ihvps[f"cg λ×{factor}"] = solved(run, gradients, rescaled(curvature, factor))
+    return ihvps
+
+
+def rescaled(ekfac, factor):
+    """The same curvature with `factor` times its damping."""
+    return EKFAC(ekfac.blocks, {name: factor * value for name, value in ekfac.damping.items()})
+
+
+def by_gradients(run, gradients, ihvps):
+    """Scores by the iHVPs, the plain dot product and the cosine of gradients.
+
+    All in one pass over the stories.
+    """
+    together = {name: torch.cat([one[name] for one in ihvps.values()]) for name in run.layers}
+    scores, (lengths,) = influence.scores_and_lengths(
+        run.model, run.layers, run.stream(), together, [Identity(run.layers)], len(run.corpus))
+    own = sum(part.flatten(1).pow(2).sum(1) for part in gradients.values()).sqrt()
+    by_method = dict(zip(ihvps, scores.split(len(own))))
+    by_method["dot"] = by_method.pop("identity")
+    by_method["cosine"] = by_method["dot"] * len(run.corpus) / lengths / own[:, None]
+    return by_method
+
+
+def solved(run, gradients, preconditioner):
+    """(G + λI)⁻¹ by preconditioned conjugate gradients, λ as the preconditioner's.
+
+    G is measured on a sample of the stories.
+    """
+    rows = terminal.fit_sample(len(run.corpus), CG_STORIES, seed=0)
+    exact = GaussNewton(run.model, run.layers, lambda: run.stream(rows), preconditioner.damping,
+                        preconditioner, CG_STEPS)
+    return exact.solve(gradients)
+
+
+def every_layer(setting, end, encoded):
+    """EK-FAC on the attention's matrices too."""
+    run = terminal.Setting(end, setting.tokenizer, find_layers(end, "all"), setting.corpus,
+                           quiet=True)
+    gradients, _ = influence.query_gradients(end, run.layers, encoded)
+    ihvps = terminal.fit(run, "ekfac").solve(gradients)
+    return influence.sequence_scores(end, run.layers, run.stream(), ihvps, len(run.corpus))
+
+
+def by_words(setting):
+    """TF-IDF and BM25 of the question's words, and random numbers."""
+    asked = [query.prompt + query.completion for query in setting.queries]
+    texts = [story.text for story in setting.corpus.stories]
+    draw = torch.Generator().manual_seed(6)
+    return {"tfidf": torch.from_numpy(search.tfidf_scores(asked, texts)),
+            "bm25": torch.from_numpy(search.bm25_scores(asked, texts)),
+            "random": torch.rand(len(asked), len(texts), generator=draw)}
+
+
+def loss_terms(run, ihvps):
+    """The influence of every loss term, `(Q, N, T)`."""
+    count, total = len(next(iter(ihvps.values()))), len(run.corpus)
+    directions = [{name: ihvp[query] for name, ihvp in ihvps.items()} for query in range(count)]
+    terms = torch.zeros(count, total, max(map(len, run.corpus.ids)))
+    for batch in run.stream():
+        for query, direction in enumerate(directions):
+            values = influence.loss_slopes(run.model, run.layers, batch, direction) / total
+            terms[query, batch.index, :values.shape[-1]] = values
+    return terms
+
+
+def words_predicted(setting):
+    """TF-IDF by loss term, `(Q, N, T)`.
+
+    The story's similarity times what the predicted word adds to it.
+    """
+    asked = [query.prompt + query.completion for query in setting.queries]
+    texts = [story.text for story in setting.corpus.stories]
+    vectorizer = TfidfVectorizer(sublinear_tf=True, token_pattern=search.WORD)
+    stories = vectorizer.fit_transform(texts).toarray()
+    wanted = vectorizer.transform(asked).toarray()
+    terms = torch.zeros(len(asked), len(texts), max(map(len, setting.ids)))
+    for row, text in enumerate(texts):
+        adds = torch.from_numpy(wanted * stories[row])
+        words = [(match.span(), vectorizer.vocabulary_[match[0].lower()])
+                 for match in re.finditer(search.WORD, text)]
+        places = setting.tokenizer(text, return_offsets_mapping=True)["offset_mapping"]
+        for t, (left, right) in enumerate(places[1:]):
+            for (start, end), word in words:
+                if left < end and right > start:
+                    terms[:, row, t] = adds[:, word] * adds.sum(1)
+    return terms
+
+
+def strongest(setting, values):
+    """Flat positions `(Q, M)` of the loss terms with the largest values.
+
+    M is TOKEN_SHARE of all terms.
+    """
+    real = torch.zeros(values.shape[1:], dtype=torch.bool)
+    for row, ids in enumerate(setting.ids):
+        real[row, :len(ids) - 1] = True
+    count = round(TOKEN_SHARE * real.sum().item())
+    return values.masked_fill(~real, -torch.inf).flatten(1).topk(count).indices.int()
 
 
 # -- retrainings ---------------------------------------------------------------------------------
 
-def jobs(base, predicted) -> list[tuple]:
+def jobs(predicted) -> list[tuple]:
     """Every retraining as `(regime, seed, what)`.
 
     `what` tells `weights_of` which loss weights to use.
     """
-    listed = [(regime, seed, ("half", subset)) for regime, seeds in SEEDS[base].items()
-              for subset in range(SUBSETS[base]) for seed in seeds]
-    listed += [("fine", seed, ("full",)) for seed in range(4)]
-    if base != "small":
-        return listed
+    listed = [("fine", seed, ("full",)) for seed in range(ONE_SEEDS)]
+    listed += [("fine", seed, ("half", subset))
+               for subset in range(SUBSETS) for seed in range(SEEDS["fine"])]
     listed += [("fine", 0, ("tenth", subset)) for subset in range(TENTHS)]
-    listed += [("fine", OTHER, ("drop", method, share, query))
-               for method in STORIES_BY for share in SHARES for query in FACTS]
-    listed += [("fine", OTHER, ("drop", "random", share, draw))
+    listed += [("fine", 0, ("drop", method, share, query))
+               for method in STORIES_BY for share in SHARES for query in ASKED]
+    listed += [("fine", 0, ("drop", "random", share, draw))
                for share in SHARES for draw in range(RANDOM)]
-    listed += [("fine", OTHER, ("tokens", way, budget, query))
-               for way in TOKENS_BY for budget in forecasts.TOKEN_BUDGETS for query in ASKED]
-    listed += [("fine", OTHER, ("tokens", "random", forecasts.TOKEN_BUDGETS[-1], draw))
-               for draw in range(RANDOM)]
-    listed += [("fine", seed, ("copies", row, 2))
-               for row in singles(predicted) for seed in SINGLE_SEEDS]
+    listed += [("fine", 0, ("tokens", method, query)) for method in TOKENS_BY for query in ASKED]
+    listed += [("fine", 0, ("tokens", "random", draw)) for draw in range(RANDOM)]
+    listed += [("fine", seed, ("copies", row, weight))
+               for row in singles(predicted) for weight in (0, 2) for seed in range(ONE_SEEDS)]
+    listed += [("scratch", seed, ("half", subset))
+               for subset in range(SUBSETS) for seed in range(SEEDS["scratch"])]
     return listed
 
 
 def singles(predicted) -> list[int]:
-    """Stories read twice: EK-FAC's first for every fact, and others by chance."""
-    first = predicted["fine"]["score/ekfac"][FACTS].argmax(1).tolist()
-    draw = torch.Generator().manual_seed(6)
-    others = torch.randperm(predicted["fine"]["score/ekfac"].shape[1], generator=draw).tolist()
-    return list(dict.fromkeys(first + others))[:SINGLES]
+    """The stories whose single copies are added and removed.
+
+    EK-FAC's first and last for some questions.
+    """
+    scores = predicted["fine"]["score/ekfac"]
+    orders = [scores[query].argsort(descending=True).tolist() for query in ASKED[::2]]
+    return sorted({order[place] for order in orders for place in (0, -1)})
 
 
 def weights_of(setting, predicted, what):
@@ -195,13 +300,26 @@ def weights_of(setting, predicted, what):
                   else predicted["fine"][f"score/{method}"][which])
         weights[scores.topk(round(share * count)).indices] = 0
     elif kind == "tokens":
-        way, budget, which = rest
+        method, which = rest
         draw = torch.Generator().manual_seed(which)
-        chosen = (forecasts.strongest(setting.ids, torch.rand(1, count, longest, generator=draw),
-                                      budget)[0] if way == "random"
-                  else predicted["fine"][f"tokens/{way}"][which, :budget])
-        weights.view(-1)[chosen.long()] = 0
+        places = (strongest(setting, torch.rand(1, count, longest, generator=draw))[0]
+                  if method == "random" else predicted["fine"][f"tokens/{method}"][which])
+        weights.view(-1)[places.long()] = 0
     return weights
+
+
+worker = {}
+
+
+def begin(predicted):
+    """In every worker process, once."""
+    worker.update(setting=Setting(), predicted=predicted)
+
+
+def predict(folder, regime):
+    """The predictions of one regime, from their file where it is there."""
+    return regime, staged(folder / f"{regime}.safetensors",
+                          lambda: predictions(worker["setting"], regime))
 
 
 def work(job):
@@ -231,11 +349,11 @@ def name_of(job) -> str:
     return json.dumps([regime, seed, list(what)])
 
 
-def run_jobs(base, listed, predicted, path, workers) -> dict:
+def run_jobs(listed, predicted, path, workers) -> dict:
     """All outcomes by name; what is on disk is not run again."""
     outcomes = done_already(path)
     left = [job for job in listed if name_of(job) not in outcomes]
-    pool = multiprocessing.get_context("spawn").Pool(workers, begin, (base, predicted))
+    pool = multiprocessing.get_context("spawn").Pool(workers, begin, (predicted,))
     with open(path, "a", encoding="utf-8") as file, pool:
         file.write("\n")  # ends a line that a kill may have cut off
         for entry in tqdm(pool.imap_unordered(work, left), total=len(left), desc="retrainings",
@@ -248,34 +366,20 @@ def run_jobs(base, listed, predicted, path, workers) -> dict:
 
 # -- putting it together -------------------------------------------------------------------------
 
-def settings(base) -> dict:
+def settings() -> dict:
     """Everything that decides the recorded numbers."""
-    return {"base": base, "recipes": {name: vars(recipe) for name, recipe in RECIPES.items()},
-            "seeds": SEEDS[base], "subsets": SUBSETS[base], "tenths": TENTHS, "other": OTHER,
-            "asked": ASKED, "shares": SHARES, "budgets": forecasts.TOKEN_BUDGETS,
-            "singles": [SINGLES, SINGLE_SEEDS],
-            "forecasts": [forecasts.SEGMENTS, forecasts.STEPS, forecasts.DRAWS, forecasts.WIDTH,
-                          forecasts.PBRF_STORIES, forecasts.PBRF_CORPUS],
-            "inputs": {name: sha256(HERE / name) for name in inputs(base)}}
-
-
-def inputs(base) -> list[str]:
-    return [*INPUTS, f"{base}/model.safetensors", f"{base}/tokenizer.json"]
+    return {"recipes": {name: vars(recipe) for name, recipe in RECIPES.items()}, "seeds": SEEDS,
+            "one_seeds": ONE_SEEDS, "subsets": SUBSETS, "tenths": TENTHS, "asked": ASKED,
+            "shares": SHARES, "token_share": TOKEN_SHARE, "cg": [CG_STORIES, CG_STEPS],
+            "dampings": DAMPINGS, "inputs": {name: sha256(HERE / name) for name in INPUTS}}
 
 
 def recorded(predicted, outcomes) -> dict:
-    """The tensors of the record; scores in half precision, their largest in each row 1."""
-    tensors = {}
-    for regime, by_name in predicted.items():
-        for name, values in by_name.items():
-            if name.startswith("score/") and name != "score/steps":
-                size = values.abs().amax(1, keepdim=True).clamp(min=1e-12)
-                tensors[f"{regime}/{name}"] = (values / size).half()
-                tensors[f"{regime}/{name.replace('score', 'scale')}"] = size[:, 0].float()
-            elif name.startswith("tokens/"):
-                tensors[f"{regime}/{name}"] = values[ASKED]
-            elif not name.startswith(("score/", "term/")):
-                tensors[f"{regime}/{name}"] = values.float()
+    """The tensors of the record."""
+    tensors = {f"{regime}/{name}": tensor for regime, by_name in predicted.items()
+               for name, tensor in by_name.items() if name.startswith("score/")}
+    tensors |= {f"fine/{name}": tensor[ASKED] for name, tensor in predicted["fine"].items()
+                if "tokens/" in name}
     count = predicted["fine"]["score/dot"].shape[1]
     return tensors | {"outcomes": torch.tensor(list(outcomes.values())),
                       "kept/half": subsets(count), "kept/tenth": subsets(count, TENTHS, 0.1)}
@@ -283,25 +387,21 @@ def recorded(predicted, outcomes) -> dict:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--base", choices=OUT, default="small")
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--out", type=Path, default=HERE / "retrainings.safetensors",
+                        help="in data/, beside its inputs")
     args = parser.parse_args()
-    base, out = args.base, HERE / OUT[args.base]
-    made_by = json.dumps(settings(base))
-    folder = HERE / ".retrain" / f"{base}-{hashlib.sha256(made_by.encode()).hexdigest()[:12]}"
-    for regime in RECIPES:
-        (folder / regime).mkdir(parents=True, exist_ok=True)
-    spawn = multiprocessing.get_context("spawn")
-    with spawn.Pool(args.workers, begin, (base,)) as pool:
-        work_list = [(folder, *part) for part in stages(base)]
-        parts = pool.starmap(forecast, work_list, chunksize=1)
-    predicted = gathered(Setting(base), parts)
-    outcomes = run_jobs(base, jobs(base, predicted), predicted, folder / "jobs.jsonl", args.workers)
-    queries = [vars(query) for query in Setting(base).queries]
-    save_record(recorded(predicted, outcomes), out, inputs(base),
+    made_by = json.dumps(settings())
+    folder = HERE / ".retrain" / hashlib.sha256(made_by.encode()).hexdigest()[:12]
+    folder.mkdir(parents=True, exist_ok=True)
+    with multiprocessing.get_context("spawn").Pool(args.workers, begin, (None,)) as pool:
+        predicted = dict(pool.starmap(predict, [(folder, regime) for regime in RECIPES]))
+    outcomes = run_jobs(jobs(predicted), predicted, folder / "jobs.jsonl", args.workers)
+    queries = [vars(query) for query in Setting().queries]
+    save_record(recorded(predicted, outcomes), args.out, INPUTS,
                 script="data/record_retrainings.py", settings=made_by, queries=json.dumps(queries),
                 jobs=json.dumps([json.loads(name) for name in outcomes]))
-    print(f"{len(outcomes)} retrainings, {out.stat().st_size / 1e6:.1f} MB")
+    print(f"{len(outcomes)} retrainings, {args.out.stat().st_size / 1e6:.1f} MB")
 
 
 if __name__ == "__main__":
