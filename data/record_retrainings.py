@@ -1,4 +1,4 @@
-"""Records what notebooks 06 and 07 judge by: retrainings of the small model, and each method's forecasts.
+"""Records what notebooks 06 and 07 judge by: retrainings of the small model, and forecasts of them.
 
     python data/record_retrainings.py [--workers 2] [--out data/retrainings.safetensors]
 
