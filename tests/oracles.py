@@ -2,7 +2,8 @@
 import torch
 
 from helpers.curvature import Curvature, Layerwise, pseudo_gradients
-from helpers.exact import GaussNewton, flatten, unflatten, weights
+from helpers.exact import GaussNewton, as_parameters, flatten, unflatten, weights
+from helpers.stories import logits_of, summed_loss
 
 
 def matrix_of(curvature: Curvature) -> torch.Tensor:
@@ -81,3 +82,13 @@ class BlockDiagonal(Layerwise):
 
     def dense(self, name=None):
         return self.all_dense() if name is None else self.parts[name].dense()
+
+
+class Hessian(GaussNewton):
+    """The exact Hessian of the mean loss over all layers, by its products; may be indefinite."""
+
+    def _of_batch(self, theta, v, batch):
+        def loss(theta):
+            parameters = as_parameters(unflatten(theta, self.layers), self.layers)
+            return summed_loss(logits_of(self.model, batch, parameters), batch.labels).sum()
+        return torch.func.jvp(torch.func.grad(loss), (theta,), (v,))[1]

@@ -4,13 +4,14 @@ import copy
 import pytest
 import torch
 from builders import VOCABULARY, random_ids, relative, save_model, tiny_model
+from oracles import Hessian
 from torch.func import grad, jvp
 from transformers import AutoModelForCausalLM
 from transformers.activations import NewGELUActivation
 from transformers.models.gpt_neo.modeling_gpt_neo import GPTNeoSelfAttention
 
 from helpers.capture import find_layers
-from helpers.exact import GaussNewton, Hessian, flatten, weights
+from helpers.exact import GaussNewton, flatten, weights
 from helpers.sources import fuse, load_model
 from helpers.sources.attention import FusedAttention
 from helpers.stories import batches, logits_of, padded, plain_attention, summed_loss
