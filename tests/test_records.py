@@ -19,7 +19,7 @@ RECORDS = sorted(path.stem for path in (ROOT / "data").glob("*.safetensors"))
 
 def test_nothing_recorded_is_missing():
     assert RECORDS == ["counterfactual_tokens", "kronfluence_scores", "planted_scores",
-                       "retrainings"]
+                       "retrainings", "retrainings_model"]
 
 
 @pytest.mark.parametrize("name", RECORDS)

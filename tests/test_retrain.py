@@ -364,8 +364,8 @@ import record_retrainings as recorder
 kept, whole, half = Path(sys.argv[1]), recorder.Setting, sys.argv[2:]
 
 
-def small():
-    setting = whole()
+def small(base):
+    setting = whole(base)
     setting.ids = setting.ids[:12]
     return setting
 
@@ -385,7 +385,7 @@ recorder.multiprocessing.get_context = lambda kind: fork
 recorder.Setting, recorder.work = small, cut_off
 if __name__ == "__main__":
     listed = [("fine", 0, ("half", s)) for s in range(3)]
-    print(json.dumps(recorder.run_jobs(listed, {}, kept, 1)))
+    print(json.dumps(recorder.run_jobs("small", listed, {}, kept, 1)))
 """
 
 
