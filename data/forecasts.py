@@ -82,11 +82,11 @@ class Course:
                    for query in self.setting.queries]
         return influence.query_gradients(run.model, run.layers, encoded)[0]
 
-    def path_damping(self, layers, part=slice(None)):
-        """`retrain.path_damping` by layer, `{layer: (out, in+1)}`."""
+    def path_damping(self, run, part=slice(None)):
+        """`retrain.path_damping` of a run's layers, `{layer: (out, in+1)}`."""
         flat = retrain.path_damping(self.states, self.ids, self.recipe, part)
-        return {name: flat[places] for name, places
-                in retrain.layer_places(self.model, like(self.model, layers)).items()}
+        places = retrain.layer_places(run.model, run.layers)
+        return {name: flat[at] for name, at in places.items()}
 
 
 def trained(model, theta):
@@ -97,12 +97,6 @@ def trained(model, theta):
             parameter.copy_(value)
     fuse(other)
     return other
-
-
-def like(model, layers):
-    """The model's own layers of the same names."""
-    modules = dict(model.named_modules())
-    return {name: modules[name] for name in layers}
 
 
 def scored(run, ihvps):
@@ -149,7 +143,7 @@ def by_segments(course):
         runs = [course.run("all", course.mean_theta(part), head=True) for part in parts]
         curvatures = []
         for run, part in zip(runs, parts):
-            by_layer = course.path_damping(run.layers, part)
+            by_layer = course.path_damping(run, part)
             damping = {name: 1 / (1 / values).mean().item() for name, values in by_layer.items()}
             curvatures.append(EKFAC(terminal.fit(run, "ekfac").blocks, damping))
         end = course.run("all", head=True)
@@ -170,13 +164,13 @@ def by_gradients(course):
     """The MLPs' gradients under four curvatures and three more dampings; their cosines."""
     run = course.run()
     gradients = course.gradients(run)
-    ihvps = {name: terminal.fit(run, name).solve(gradients)
-             for name in ("ekfac", "kfac", "diagonal", "identity")}
-    if course.regime == "fine":
-        curvature = terminal.fit(run, "ekfac")
-        for factor in DAMPINGS:
-            damping = {name: factor * value for name, value in curvature.damping.items()}
-            ihvps[f"ekfac λ×{factor}"] = EKFAC(curvature.blocks, damping).solve(gradients)
+    curvatures = {name: terminal.fit(run, name)
+                  for name in ("ekfac", "kfac", "diagonal", "identity")}
+    ekfac = curvatures["ekfac"]
+    for factor in DAMPINGS if course.regime == "fine" else ():
+        damping = {name: factor * value for name, value in ekfac.damping.items()}
+        curvatures[f"ekfac λ×{factor}"] = EKFAC(ekfac.blocks, damping)
+    ihvps = {name: curvature.solve(gradients) for name, curvature in curvatures.items()}
     together = {name: torch.cat([each[name] for each in ihvps.values()]) for name in run.layers}
     scores, (lengths,) = influence.scores_and_lengths(
         run.model, run.layers, run.stream(), together, [Identity(run.layers)], len(run.corpus))
@@ -229,7 +223,7 @@ def by_steps(course):
     """
     with course.timed("steps"):
         run = course.run("all", course.mean_theta())
-        damping = course.path_damping(run.layers)
+        damping = course.path_damping(run)
         ekfac, gradients = terminal.fit(run, "ekfac"), course.gradients(run)
         near = EKFAC(path_damped(ekfac.blocks, damping), damping=0)
         g = exact.GaussNewton(run.model, run.layers, run.stream, damping, near)
@@ -257,7 +251,7 @@ def by_projection(course):
     with course.timed("projection"):
         run = course.run("all", head=True)
         root = course.states[-1].root(len(course.states) - 2, course.recipe)
-        places = retrain.layer_places(course.model, like(course.model, run.layers))
+        places = retrain.layer_places(run.model, run.layers)
         scales = {name: 1 / root[at] for name, at in places.items()}
         sides = search.random_sides(run.layers, WIDTH)
         questions = search.projected(course.gradients(run), sides, scales)
