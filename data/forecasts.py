@@ -383,11 +383,12 @@ def by_words(course):
     asked = [query.prompt + query.completion for query in setting.queries]
     texts = [story.text for story in setting.corpus.stories]
     draw = torch.Generator().manual_seed(6)
-    return {"score/tfidf": torch.from_numpy(search.tfidf_scores(asked, texts)).float(),
+    tfidf = torch.from_numpy(search.tfidf_scores(asked, texts)).float()
+    return {"score/tfidf": tfidf,
             "score/bm25": torch.from_numpy(search.bm25_scores(asked, texts)).float(),
             "score/random": torch.rand(len(asked), len(texts), generator=draw),
             "score/answer count": answer_counts(setting),
-            "tokens/answers": strongest(setting, answer_terms(setting))}
+            "tokens/answers": strongest(setting, answer_terms(setting, tfidf))}
 
 
 def answer_counts(setting):
@@ -400,16 +401,13 @@ def answer_counts(setting):
     return torch.stack([share[:, row[row != IGNORE]].sum(1) for row in labels])
 
 
-def answer_terms(setting):
-    """1 where an answer's first token is predicted, and a little for stories that match."""
-    terms = torch.zeros(len(setting.queries), len(setting.ids), max(map(len, setting.ids)))
-    asked = [query.prompt + query.completion for query in setting.queries]
-    near = search.tfidf_scores(asked, [story.text for story in setting.corpus.stories])
-    for q, labels in enumerate(setting.questions.labels):
-        answer = labels[labels != IGNORE][0].item()
-        for row, ids in enumerate(setting.ids):
-            for t, token in enumerate(ids[1:]):
-                terms[q, row, t] = (token == answer) * (1 + near[q, row].item())
+def answer_terms(setting, tfidf):
+    """1 + the story's TF-IDF where an answer's first token is predicted, else 0: `(Q, N, T)`."""
+    terms = torch.zeros(len(tfidf), len(setting.ids), max(map(len, setting.ids)))
+    answers = torch.stack([labels[labels != IGNORE][0] for labels in setting.questions.labels])
+    for row, ids in enumerate(setting.ids):
+        said = torch.tensor(ids[1:]) == answers[:, None]
+        terms[:, row, :len(ids) - 1] = said * (1 + tfidf[:, row, None])
     return terms
 
 
