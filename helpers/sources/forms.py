@@ -227,12 +227,24 @@ def conversation(tokenizer, messages, here, first=0, tools=None):
         before = rendered(tokenizer, messages[:place], here, tools=tools,
                           add_generation_prompt=True)
         behind = rendered(tokenizer, messages[:place + 1], here, tools=tools).rstrip()
-        if not whole.startswith(before) or not whole.startswith(behind):
+        if not whole.startswith(behind):  # an earlier answer may be written otherwise than the last
+            behind = before + _turn(tokenizer, whole[len(before):], messages[place]["content"])
+        if not whole.startswith(before) or not whole.startswith(behind) or behind == before:
             raise InputError(f"{here}: the chat template writes the conversation up to message "
                              f"{place + 1} in another way than the whole: write each answer as a "
                              'row {"prompt": [messages before it], "completion": [the answer]}')
         answers.append((len(before), len(behind)))
     return whole, tuple(answers)
+
+
+def _turn(tokenizer, rest, content) -> str:
+    """What `rest` begins with: a message's content and the special token behind it; "" if not."""
+    content, start = content.strip(), len(rest) - len(rest.lstrip())
+    if not rest.startswith(content, start):
+        return ""
+    end = start + len(content)
+    ends = [token for token in tokenizer.get_added_vocab() if rest.startswith(token, end)]
+    return rest[:end] + max(ends, key=len, default="")
 
 
 def question(tokenizer, messages, here) -> str:
