@@ -35,10 +35,12 @@ class Story(NamedTuple):
 @dataclass(frozen=True)
 class Query:
     """What is asked: why `completion` after `prompt`, and why that rather than `against`? The model
-    writes a completion that is None; None against it asks for the completion alone."""
+    writes a completion that is None; None against it asks for the completion alone. The prompt of a
+    `chat` holds its special tokens, as a Story's text."""
     prompt: str
     completion: str | None = None
     against: str | None = None
+    chat: bool = False
 
 
 class EncodedQuery(NamedTuple):
@@ -125,10 +127,11 @@ def encode_answers(tokenizer, story: Story) -> tuple[list[int], list[bool]]:
     return encoded["input_ids"], mask
 
 
-def prompt_ids(tokenizer, text: str) -> list[int]:
-    """Ids of a text that goes on: the tokenizer's template without an EOS at the end."""
-    ids = tokenizer(text, verbose=False)["input_ids"]
+def prompt_ids(tokenizer, text: str, chat=False) -> list[int]:
+    """Ids of a text that goes on: the tokenizer's template without an EOS at the end; of a `chat`
+    nothing but the text."""
     plain = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    ids = plain if chat else tokenizer(text, verbose=False)["input_ids"]
     closed = ids[-1:] == [tokenizer.eos_token_id] and ids[len(ids) - 1 - len(plain):-1] == plain
     return ids[:-1] if closed else ids
 
@@ -144,8 +147,8 @@ def encode_query(tokenizer, query: Query, context: int) -> EncodedQuery:
         raise InputError("the prompt is empty: give the beginning of a story")
     if not (query.completion or "").strip():
         raise InputError("the completion is empty: give the word or words that follow the prompt")
-    prompt = prompt_ids(tokenizer, query.prompt)
-    ids = prompt_ids(tokenizer, query.prompt + query.completion)
+    prompt = prompt_ids(tokenizer, query.prompt, query.chat)
+    ids = prompt_ids(tokenizer, query.prompt + query.completion, query.chat)
     differing = (place for place, (a, b) in enumerate(zip(prompt, ids)) if a != b)
     start = next(differing, min(len(prompt), len(ids)))
     if start == len(ids):

@@ -4,6 +4,7 @@ traceback, no file changed.
 `{house}` holds a good model, stories and queries, `{zoo}` a folder for each broken model, `{here}`
 files written for the case.
 """
+import gzip
 import json
 import shutil
 import sys
@@ -19,6 +20,7 @@ STORY = '{"text": "a fox ran home"}\n'
 NO_SENTENCEPIECE = b"\n\x0e\n\x05<unk>\x15\x00\x00\x00\x00\x18\x02"
 
 ARGUMENTS = [  # word in the line, arguments
+    ("has no chat template", ["a fox", "--chat"]), ("prompt is empty", ["", "--chat"]),
     ("prompt is empty", [""]), ("prompt is empty", [" \n"]),
     ("prompt is empty", ["\t", "--completion", "x"]),
     ("completion is empty", ["a fox", "--completion", ""]),
@@ -94,10 +96,36 @@ FILES = [  # word in the line, option, name of the file, its content
      "s.jsonl", '{"text": "a", "id": 1}\n\n{"text": "b", "id": "1"}'),
     ("none of the 2 stories", "--stories", "s.jsonl", '{"text": ""}\n{"text": "a"}'),
     ("none of the 2 stories", "--stories", "s.jsonl", '{"text": null}\n{"text": 5}'),
-    ("of no known kind", "--stories", "s.csv", "text\na fox ran home\n"),
+    ('line 2 has no "text", no "prompt" with "completion" and no "messages" (but \'story\')',
+     "--stories", "s.csv", "story\na fox ran home\n"),
+    ("(but 'a fox ran home')", "--stories", "s.csv", "a fox ran home\na fox sat\n"),  # no header
+    ("holds no stories", "--stories", "s.csv", ""),
+    ("holds no stories", "--stories", "s.csv", "text\n"),
+    ("line 3 has 2 cells, the first line 1", "--stories", "s.csv", "text\na fox\na fox, home\n"),
+    ("line 2 is no CSV", "--stories", "s.csv", 'text\n"a fox ran\n'),
+    ("line 2 is not UTF-8", "--stories", "s.csv", b"text\ncaf\xe9\n"),
+    ("line 3 repeats the id 'x' of line 2", "--stories", "s.csv",
+     "text,id\na fox,x\na fox,x\n"),
+    ('line 2 has "completion" where those before it have "text"', "--stories", "s.jsonl",
+     STORY + '{"prompt": "a", "completion": "b"}'),
+    ('line 1 has "text" and "messages"', "--stories", "s.jsonl", '{"text": "a", "messages": []}'),
+    ('(but \'prompt\')', "--stories", "s.jsonl", '{"prompt": "a fox"}'),
+    ("line 1: \"messages\" is not a list", "--stories", "s.jsonl", '{"messages": "a fox"}'),
+    ("line 1: \"messages\" is not a list", "--stories", "s.jsonl", '{"messages": []}'),
+    ("has no chat template", "--stories", "s.jsonl",
+     '{"messages": [{"role": "user", "content": "a"}]}'),
+    ("neither two texts nor two lists", "--stories", "s.jsonl", '{"prompt": "a", "completion": 3}'),
     ("of no known kind", "--stories", "s.json", '[{"text": "a fox"}]'),
-    ("of no known kind", "--stories", "s.jsonl.gz", b"\x1f\x8b\x08"),
-    ("of no known kind", "--stories", "s.parquet", b"PAR1"),
+    ("Compressed file ended", "--stories", "s.jsonl.gz", b"\x1f\x8b\x08"),
+    ("Not a gzipped file", "--stories", "s.txt.gz", b"a fox ran home"),
+    ("cannot read", "--stories", "s.csv.gz", gzip.compress(b"text\na fox\n" * 99)[:-9]),
+    ("of no known kind", "--stories", "s.parquet.gz", b"\x1f\x8b\x08"),
+    ("cannot read", "--stories", "s.parquet", b"PAR1"),
+    ("cannot read", "--stories", "s.parquet", b""),
+    ("cannot read", "--stories", "s.parquet", b"PAR1" + b"\0" * 99 + b"PAR1"),
+    ('"prompt" and "messages"', "--queries", "q.jsonl", '{"prompt": "a", "messages": []}'),
+    ("has no chat template", "--queries", "q.jsonl",
+     '{"messages": [{"role": "user", "content": "a"}]}'),
     ("holds no queries", "--queries", "q.jsonl", ""),
     ("holds no queries", "--queries", "q.jsonl", "\n \n"),
     ('line 2 has no "prompt"', "--queries", "q.jsonl",

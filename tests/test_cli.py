@@ -40,7 +40,7 @@ def check_query(query, top):
     for entry in query["influences"]:
         assert list(entry) == ENTRY_KEYS
         tokens = entry["tokens"]
-        assert all(list(token) == ["token", "position", "influence", "predicted"]
+        assert all(list(token) == ["token", "position", "influence", "predicted", "loss"]
                    for token in tokens)
         assert [token["position"] for token in tokens] == list(range(len(tokens)))
         after = [*(token["token"] for token in tokens[1:]), None]

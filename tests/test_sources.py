@@ -220,12 +220,12 @@ def test_limit_reads_no_further(tmp_path):
 
 
 def test_bad_story_sources(tmp_path):
-    (tmp_path / "s.csv").write_text("text\na\n")
+    (tmp_path / "s.json").write_text("[]")
     (tmp_path / "blank.txt").write_text(" \n<|endoftext|>\n")
     (tmp_path / "folder.jsonl").mkdir()
     assert "No such file" in complaint(load_stories, tmp_path / "absent.jsonl")
     assert "cannot read" in complaint(load_stories, tmp_path / "folder.jsonl")
-    for name in (tmp_path, tmp_path / "s.csv", tmp_path / "absent"):
+    for name in (tmp_path, tmp_path / "s.json", tmp_path / "absent"):
         assert "FILE.jsonl" in (message := complaint(load_stories, name)) and "FILE.txt" in message
     assert "no stories" in complaint(load_stories, tmp_path / "blank.txt")
     assert "limit is 0" in complaint(load_stories, tmp_path / "s.jsonl", limit=0)

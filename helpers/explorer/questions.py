@@ -20,7 +20,7 @@ from ..sources import (Tracked, context_length, load_model, load_planted, load_s
                        read_query, share, track)
 from ..sources.files import local_path, present
 from ..sources.records import KINDS
-from ..sources.texts import beginnings, plain_queries
+from ..sources.texts import as_message, beginnings, plain_queries
 from ..stories import EncodedQuery, InputError, Query, Story, encode_query, token_texts
 from ..terminal import kept
 from ..terminal.answers import combined, picked_tokens, short_list
@@ -100,7 +100,7 @@ class Explorer:
         names = str(model), str(stories)
         model, tokenizer = load_model(names[0], device)
         longest = min(MOST, context_length(model))
-        corpus = read_corpus(load_stories(names[1], limit), tokenizer, longest)
+        corpus = read_corpus(load_stories(names[1], limit, tokenizer), tokenizer, longest)
         # TF-IDF would say so, minutes later
         if not any(re.search(WORD, story.text) for story in corpus.stories):
             raise InputError("the stories hold no words, which the explorer matches too: give "
@@ -111,7 +111,8 @@ class Explorer:
         key = kept.model_key(model)  # once: it reads every weight
 
         def indexed(setting):
-            name = kept.cache_key(key, setting.layers, corpus.ids, fit_limit=fit_limit,
+            learnt = [kept.learnt(corpus, row) for row in range(len(corpus))]
+            name = kept.cache_key(key, setting.layers, learnt, fit_limit=fit_limit,
                                   target=setting.target, code=kept.code_version(kept.INDEXING))
             folder = cache / f"explorer-{name}"
             index = open_index(setting, folder, fit_limit=fit_limit, cache=cache, key=key)
@@ -129,12 +130,14 @@ class Explorer:
     # -- a question and its numbers -------------------------------------------------------------
 
     def ask(self, prompt, completion="", against="", contexts=0, length=12, temperature=0.0,
-            seed=0) -> Question:
+            seed=0, chat=False) -> Question:
         """A question; without a completion the model writes one of at most `length` tokens.
         against: another completion, for log p(completion) − log p(against). contexts: how many
-        beginnings of stories the prompt is asked behind, for the mean. Raises InputError."""
+        beginnings of stories the prompt is asked behind, for the mean. chat: the prompt is a user's
+        message. Raises InputError."""
         model, tokenizer = self.setting.model, self.setting.tokenizer
         query = Query(prompt, *(text if text.strip() else None for text in (completion, against)))
+        query = as_message(tokenizer, query) if chat else query
         query, (ids, start), notes = read_query(model, tokenizer, query, max_new_tokens=length,
                                                 temperature=temperature, seed=seed)
         if len(ids) - start > MOST_TOKENS:

@@ -14,13 +14,14 @@ from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.font_manager import findfont, get_font
 from matplotlib.patches import Rectangle
 
-from .shades import BLUE, FAINT, OPACITY, ORANGE, aligned
+from .shades import BLUE, FAINT, GREY, OPACITY, ORANGE, aligned
 from .text import ALIGNMENTS, UNIT, layer_names, named_story, signed, signed_tokens, visible
 from .values import finite, largest_of_tokens, share_of
 
 FONT = "DejaVu Sans Mono"  # comes with matplotlib; a letter is 0.602 of its size wide
 COLUMNS, LETTER = 98, 5.76  # in a line; points, 8 pixels at notebooks' 100 dpi: whole ones are set
 STEP, FOOT = 17, 34  # points: from line to line, of the key below
+SOFT = "#565D68"  # text that is only read
 MOST_NAMES = 26  # of layers along an axis: more would overlap
 
 
@@ -56,8 +57,9 @@ def plot_token_heatmap(entries, align="input"):
     bar.set_ticks([norm.vmin, norm.vmax], labels=[signed(-scale), signed(scale)], fontsize=9)
     for label, side in zip(key.get_xticklabels(), ("left", "right"), strict=True):
         label.set_ha(side)
-    bar.set_label(f"{UNIT}, {ALIGNMENTS.get(align, align)}; dotted line: negative", fontsize=9,
-                  labelpad=-9)
+    read = any(not cell[-1] for block in blocks for cell in block)
+    bar.set_label(f"{UNIT}, {ALIGNMENTS.get(align, align)}; dotted line: negative"
+                  + "; slanted: only read" * read, fontsize=9, labelpad=-9)
     for entry, block, top in zip(entries, blocks, np.cumsum([0, *lines]), strict=False):
         influence = signed(finite(entry["influence"], "influence"))
         heading = f"#{entry['rank']}  {influence} nats  {named_story(entry['id'])}"
@@ -70,12 +72,13 @@ def plot_token_heatmap(entries, align="input"):
 def _draw_words(ax, block, top, scale):
     """The `wrapped` words of a story below its heading."""
     cmap, norm = colours(scale)
-    for line, column, text, source in block:
+    for line, column, text, source, learnt in block:
         y, influence = top + line, source["influence"] if source else 0.0
         ax.add_patch(Rectangle((column, y + 0.05), len(text), 0.9, color=cmap(norm(influence)),
                                linewidth=0))
         ax.text(column, y + 0.5, text, family=FONT, fontsize=LETTER / 0.602, va="center_baseline",
-                color="black", parse_math=False)
+                color="black" if learnt or abs(share_of(influence, scale)) > GREY else SOFT,
+                style="normal" if learnt else "italic", parse_math=False)
         if share_of(influence, scale) < -FAINT:
             ax.plot([column + 0.1, column + len(text) - 0.1], [y + 0.86] * 2, ":", color="black",
                     linewidth=1.2)
@@ -88,9 +91,9 @@ def drawable(text) -> str:
 
 
 def wrapped(cells, limit=COLUMNS) -> list[tuple]:
-    """Pieces (line, column, text, source) of `aligned` cells on lines of `limit` letters. Words
-    stay whole where they fit."""
-    letters = [(letter, number) for number, (text, _) in enumerate(cells)
+    """Pieces (line, column, text, source, learnt) of `aligned` cells on lines of `limit` letters.
+    Words stay whole where they fit."""
+    letters = [(letter, number) for number, (text, *_) in enumerate(cells)
                for letter in drawable(text)]
     text, placed, line, column = "".join(letter for letter, _ in letters), [], 0, 0
     for word in re.finditer(r"\n|[^\S\n]*\S+|[^\S\n]+", text):
@@ -103,8 +106,8 @@ def wrapped(cells, limit=COLUMNS) -> list[tuple]:
             placed.append((line, column, letter, number))
             column += 1
     pieces = [list(piece) for _, piece in groupby(placed, key=itemgetter(0, 3))]
-    return [(*piece[0][:2], "".join(letter for _, _, letter, _ in piece), cells[piece[0][3]][1])
-            for piece in pieces]
+    return [(*piece[0][:2], "".join(letter for _, _, letter, _ in piece),
+             *cells[piece[0][3]][1:]) for piece in pieces]
 
 
 # -- layers and stories ----------------------------------------------------------------------------

@@ -14,8 +14,8 @@ from markupsafe import Markup
 from ..sources.files import output, save_text
 from . import shades
 from .asked import MOST_WORDS, asked, pieces
-from .text import (ALIGNMENTS, UNIT, by_sign, named_story, quote, signed, signed_tokens, tracked,
-                   visible)
+from .text import (ALIGNMENTS, UNIT, by_sign, is_learnt, named_story, quote, signed, signed_tokens,
+                   tracked, visible)
 from .values import finite, largest, largest_of_tokens
 
 FOLDER = Path(__file__).parent / "templates"
@@ -84,6 +84,7 @@ def _section(query, align):
     shared = align, scale, largest(values, "influence"), words, answers
     return {
         "query": query, "asked": pieces(query, words.numbers), "scale": scale, "likely": likely,
+        "learnt": all(is_learnt(token) for entry in entries for token in entry["tokens"]),
         "key": [shades.rgba(-1), "transparent", shades.rgba(1)], "unit": query.get("unit", UNIT),
         "where": None if align == "both" else ALIGNMENTS.get(align, ""),
         "sides": [[_card(entry, *shared) for entry in side] for _, side in by_sign(query)],

@@ -1,12 +1,13 @@
 """Colours and lengths that stand for influences: plain data that the templates and figures draw."""
 from typing import NamedTuple
 
-from .text import ALIGNMENTS, BEFORE, BEHIND, block_and_matrix, described
+from .text import ALIGNMENTS, BEFORE, BEHIND, block_and_matrix, described, is_learnt
 from .values import finite, largest, largest_of_tokens, share_of
 
 ORANGE, BLUE = (230, 97, 1), (40, 110, 220)  # positive, negative: apart in common colour blindness
 OPACITY = 0.68  # of the strongest token: text keeps a contrast of 4.5 on it, in light and in dark
 CLEAR = 0.005  # opacity that is written as 0.00
+GREY = 0.35  # share of the full shade up to which grey text has a contrast of 4.5, too
 FAINT = 0.1  # share of the full shade up to which no negative token is underlined: half the story
 
 
@@ -20,16 +21,16 @@ def rgba(share) -> str:
     return f"rgba({red},{green},{blue},{OPACITY * abs(share):.2f})"
 
 
-def aligned(tokens, align) -> list[tuple[str, dict | None]]:
-    """(text, token whose influence stands there or None) for every token of a story. Raises
-    ValueError for an unknown `align`."""
+def aligned(tokens, align) -> list[tuple[str, dict | None, bool]]:
+    """(text, token whose influence stands there or None, whether the text itself is learnt) for
+    every token of a story. Raises ValueError for an unknown `align`."""
     if align not in ALIGNMENTS:
         raise ValueError(f"align is {align!r}: take 'input' or 'predicted'")
-    texts = [token["token"] for token in tokens]
+    texts, losses = [token["token"] for token in tokens], [*map(is_learnt, tokens), True]
     if tokens and tokens[-1].get("predicted"):  # the list stops before the last token of its story
         texts.append(tokens[-1]["predicted"])
     sources = [*tokens, None] if align == "input" else [None, *tokens]
-    return list(zip(texts, sources, strict=False))  # the last source may lie beyond the story
+    return list(zip(texts, sources, losses))  # the last source may lie beyond the story
 
 
 class Word(NamedTuple):
@@ -51,13 +52,15 @@ def heatmap(tokens, align, scale=None, asked=None) -> list[Word]:
     own = largest_of_tokens([{"tokens": tokens}])
     scale = own if scale is None else finite(scale, "scale")
     cells = aligned(tokens, align)
-    marks = asked.marks([text for text, _ in cells]) if asked else [""] * len(cells)
+    marks = asked.marks([text for text, *_ in cells]) if asked else [""] * len(cells)
     words = []
-    for (text, source), mark in zip(cells, marks, strict=True):
+    for (text, source, learnt), mark in zip(cells, marks, strict=True):
         share = share_of(source["influence"], scale) if source else 0.0
         title = described(source) if source else "no influence stands on this token"
         colour = rgba(share) if abs(share) * OPACITY >= CLEAR else ""
         mark = "tw-soft" if text in (BEFORE, BEHIND) else mark
+        if not learnt:  # grey, as far as grey can be read on the shade
+            mark = f"{mark} tw-read{' tw-grey' * (abs(share) <= GREY)}".strip()
         words.append(Word(text, title, colour, share < -FAINT, mark))
     return words
 

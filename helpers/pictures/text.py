@@ -48,6 +48,11 @@ def described(token) -> str:
     return f"influence {signed(token['influence'])} nats · read '{read}' · {predicts}"
 
 
+def is_learnt(token) -> bool:
+    """Whether the token is itself predicted for the loss; the words of a prompt are only read."""
+    return token.get("loss", True)
+
+
 def signed_tokens(entry) -> list[dict]:
     """An entry's tokens, with ⊢ and ⊣ in place of the special ones, which no author wrote. Those
     are known by their look, and by not standing in the story's text."""

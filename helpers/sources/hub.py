@@ -5,10 +5,10 @@ import datasets
 from huggingface_hub import HfApi, HfFileSystem, hf_hub_download, snapshot_download
 from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
 from huggingface_hub.utils import disable_progress_bars
-from pyarrow.parquet import ParquetFile
 
 from ..stories import InputError
 from .files import first_line
+from .forms import parquet_rows
 
 
 def hub_info(name: str, kind: str):
@@ -63,6 +63,4 @@ def hub_rows(name: str):
     # abort Python at exit; one thread, one row group at a time, has neither fault
     for file in files:
         with HfFileSystem().open(file) as handle:
-            parquet = ParquetFile(handle, pre_buffer=False)
-            for batch in parquet.iter_batches(256, use_threads=False):
-                yield from batch.to_pylist()
+            yield from parquet_rows(handle)

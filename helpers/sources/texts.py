@@ -1,10 +1,9 @@
 """Stories and queries: from the default, files or the Hub; and what the model itself writes."""
-import json
 import os
 import random
 import re
 from dataclasses import replace
-from itertools import accumulate, chain, islice
+from itertools import accumulate, islice
 
 import torch
 
@@ -12,9 +11,11 @@ from ..search import WORD
 from ..stories import (Corpus, EncodedQuery, InputError, Query, Story, encode_query, prompt_ids,
                        token_texts, tokenise)
 from .files import first_line, local_path
+from .forms import STORY_END, clean, file_rows, jsonl_rows, question, stories_of
 from .models import context_length, is_path, quiet
 
-STORY_END = "<|endoftext|>"
+KINDS = ('FILE.jsonl (one {"text": …} a line), FILE.csv, FILE.parquet, FILE.txt (stories between '
+         f"{STORY_END})")
 SENTENCE_END = re.compile(r"[.!?\n]")
 SENTENCE = re.compile(r"""[.!?]+["'”’)]*(?=\s|$)""")  # the end of one inside a text
 MOST_SENTENCES = 6  # of a beginning
@@ -22,118 +23,52 @@ MOST_SENTENCES = 6  # of a beginning
 
 # -- stories -------------------------------------------------------------------------------------
 
-def load_stories(name="default", limit=None) -> list[Story]:
+def load_stories(name="default", limit=None, tokenizer=None) -> list[Story]:
     """The first `limit` stories of `name` (None: all).
 
-    `name`: "default" (data/stories.jsonl), FILE.jsonl (one {"text": …, optional "id"} a line; the
-    id is the line's number otherwise), FILE.txt (stories between <|endoftext|>), or a Hub data set
-    id (streamed: split "train", column "text"). Reads no further than it must. A text that is no
-    string becomes "". Raises InputError.
+    `name`: "default" (data/stories.jsonl), a file of one of KINDS, all but Parquet also with .gz
+    behind, or a Hub data set id (streamed: split "train"). A row is {"text": …}, {"prompt": …,
+    "completion": …} or {"messages": [{"role": …, "content": …}, …]}, in a file also with an "id";
+    messages become a text by the chat template of the `tokenizer`. Reads no further than it must. A
+    text that is no string becomes "". Raises InputError.
     """
     if limit is not None and limit < 1:
         raise InputError(f"limit is {limit}: ask for at least 1 story")
     path = local_path(name, "stories.jsonl")
-    kind = path.suffix.lower()
-    if kind == ".jsonl":
-        source = _jsonl_stories(path)
-    elif kind == ".txt":
-        source = _txt_stories(path)
-    elif os.path.exists(path) or is_path(name):
+    source, rows = path, file_rows(path)
+    if rows is None and (os.path.exists(path) or is_path(name)):
         what = ("is a folder" if os.path.isdir(path) else
                 "is of no known kind" if os.path.exists(path) else "does not exist")
-        raise InputError(f"{path} {what}: give FILE.jsonl (one {{\"text\": …}} a line), FILE.txt "
-                         f"(stories between {STORY_END}) or a Hub data set id")
-    else:
-        source = _hub_stories(str(name))
+        raise InputError(f"{path} {what}: give {KINDS} or a Hub data set id")
+    if rows is None:
+        source, rows = f"the data set {name!r}", _hub_rows(str(name))
     with quiet():
-        stories = list(islice(source, limit))
+        stories = list(islice(stories_of(source, rows, tokenizer), limit))
     if not stories:
         raise InputError(f"{name} holds no stories: give a file or data set with at least one")
     return stories
 
 
-def _lines(path):
-    """(number, line) of a UTF-8 file, from 1; a byte-order mark and \\r\\n are tolerated."""
-    try:
-        with open(path, "rb") as file:
-            for number, raw in enumerate(file, 1):
-                try:
-                    line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
-                except UnicodeDecodeError:
-                    raise InputError(f"{path}: line {number} is not UTF-8: save the file as UTF-8 "
-                                     "text") from None
-                yield number, line.replace("\r\n", "\n")
-    except OSError as error:
-        raise InputError(f"cannot read {path} ({error.strerror}): check the path") from None
-
-
-def _records(path, field):
-    """(number, object) of each non-blank line of a JSONL file; every object has `field`."""
-    advice = f"write one {{\"{field}\": …}} a line"
-    for number, line in _lines(path):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError):
-            raise InputError(f"{path}: line {number} is not JSON: {advice}") from None
-        if not isinstance(record, dict):
-            raise InputError(f"{path}: line {number} is not a JSON object: {advice}")
-        if field not in record:
-            raise InputError(f"{path}: line {number} has no \"{field}\": {advice}")
-        yield number, record
-
-
-def _clean(text):
-    """Valid Unicode: half of a surrogate pair, which JSON can spell, becomes "?"; no string, ""."""
-    return text.encode("utf-8", "replace").decode() if isinstance(text, str) else ""
-
-
-def _jsonl_stories(path):
-    """A story without an id is called by the number of its line."""
-    seen = {}
-    for number, record in _records(path, "text"):
-        name = _clean(str(number if record.get("id") is None else record["id"]))
-        # renaming would break whatever refers to the ids
-        if seen.setdefault(name, number) != number:
-            raise InputError(f"{path}: line {number} repeats the id {name!r} of line {seen[name]}: "
-                             "make ids unique, or leave them out")
-        yield Story(name, _clean(record["text"]))
-
-
-def _txt_stories(path):
-    number, parts = 0, []
-    for line in chain((line for _, line in _lines(path)), [STORY_END]):
-        first, *later = line.split(STORY_END)
-        parts.append(first)
-        for piece in later:
-            text, parts = "".join(parts).strip(), [piece]
-            if text:
-                number += 1
-                yield Story(str(number), text)
-
-
-def _hub_stories(name):
+def _hub_rows(name):
     from .hub import hub_info, hub_rows  # slow to import, and seldom needed
     if hub_info(name, "dataset") is None:
         raise InputError(f"cannot reach the Hub for the data set {name!r}: connect to the network, "
                          "or give a file")
     try:
         for number, row in enumerate(hub_rows(name), 1):
-            if "text" not in row:
-                raise InputError(f'the data set {name!r} has no column "text" (but '
-                                 f'{", ".join(row)}): save its stories as FILE.jsonl, one '
-                                 '{"text": …} a line')
-            yield Story(str(number), _clean(row["text"]))
-    except InputError:
-        raise
+            yield number, f"row {number}", row | {"id": None}  # none can be mended there
     except Exception as error:  # no split "train", several configurations, the network lost …
         raise InputError(f"cannot read the data set {name!r} ({first_line(error)}): save its "
-                         'stories as FILE.jsonl, one {"text": …} a line') from error
+                         "stories as FILE.jsonl, one a line") from error
 
 
 def read_corpus(stories: list[Story], tokenizer, max_tokens: int) -> Corpus:
     """`tokenise`, checked. Raises InputError also for a token that the model has no row for."""
+    parted = any(story.answers is not None for story in stories)
+    if parted and not tokenizer.is_fast:
+        raise InputError("the tokenizer does not say which letters a token holds, so answers "
+                         "cannot be told apart: save a tokenizer.json into the model's folder, or "
+                         'give stories as {"text": …}')
     corpus = tokenise(stories, tokenizer, max_tokens)
     for story, ids in zip(corpus.stories, corpus.ids):
         check_ids(tokenizer, ids, f"the story {story.id!r}")
@@ -150,20 +85,35 @@ def check_ids(tokenizer, ids, what) -> None:
 
 # -- queries -------------------------------------------------------------------------------------
 
-def load_queries(path) -> list[Query]:
-    """Queries of a JSONL file, one {"prompt": …, optional "completion" and "against"} a line.
-    Raises InputError."""
-    queries = []
-    for number, record in _records(local_path(path), "prompt"):
-        texts = {name: record.get(name) for name in ("prompt", "completion", "against")}
+def load_queries(path, tokenizer=None) -> list[Query]:
+    """Queries of a JSONL file, one {"prompt": …, optional "completion" and "against"} a line, or
+    with "messages" in place of the prompt. Raises InputError."""
+    queries, path = [], local_path(path)
+    for _, where, row in jsonl_rows(path, '{"prompt": …}'):
+        here, chat = f"{path}: {where}", "messages" in row
+        if chat == ("prompt" in row):
+            raise InputError(f'{here} has "prompt" and "messages": leave one out' if chat else
+                             f'{here} has no "prompt": write one {{"prompt": …}} a line')
+        texts = {name: row.get(name) for name in ("prompt", "completion", "against")}
+        if chat:
+            texts["prompt"] = question(tokenizer, row["messages"], here)
         for name, text in texts.items():
-            if (text is not None or name == "prompt") and not _clean(text).strip():
+            if (text is not None or name == "prompt") and not clean(text).strip():
                 advice = "a few words of a story" if name == "prompt" else "a word or leave it out"
-                raise InputError(f'{path}: line {number}: "{name}" is not a text: write {advice}')
-        queries.append(Query(**{name: text and _clean(text) for name, text in texts.items()}))
+                raise InputError(f'{here}: "{name}" is not a text: write {advice}')
+        texts = {name: text and clean(text) for name, text in texts.items()}
+        queries.append(Query(**texts, chat=chat))
     if not queries:
         raise InputError(f'{path} holds no queries: write one {{"prompt": …}} a line')
     return queries
+
+
+def as_message(tokenizer, query: Query) -> Query:
+    """The query with its prompt as a user's message, if it is not made of messages already."""
+    if query.chat or not query.prompt.strip():
+        return query
+    message = {"role": "user", "content": query.prompt}
+    return replace(query, prompt=question(tokenizer, [message], "the prompt"), chat=True)
 
 
 def read_query(model, tokenizer, query: Query, **writing) -> tuple[Query, EncodedQuery, list[str]]:
@@ -176,7 +126,8 @@ def read_query(model, tokenizer, query: Query, **writing) -> tuple[Query, Encode
                          "could follow the prompt instead")
     try:
         if not typed[0]:
-            query = replace(query, completion=complete(model, tokenizer, query.prompt, **writing))
+            query = replace(query, completion=complete(model, tokenizer, query.prompt,
+                                                       chat=query.chat, **writing))
         plain = plain_queries(query)
         encoded = [encode_query(tokenizer, each, context_length(model)) for each in plain]
     except (TypeError, UnicodeError):  # bytes of another encoding on the command line
@@ -195,7 +146,7 @@ def plain_queries(query: Query, contexts=()) -> list[Query]:
     """A query taken apart: its completion, behind each of the contexts, then what is against it."""
     prompts = [f"{text} {query.prompt.lstrip()}" for text in contexts] or [query.prompt]
     answers = [query.completion] if query.against is None else [query.completion, query.against]
-    return [Query(prompt, answer) for answer in answers for prompt in prompts]
+    return [Query(prompt, answer, chat=query.chat) for answer in answers for prompt in prompts]
 
 
 def beginnings(tokenizer, stories: list[Story], queries: list[Query], count, longest, seed=0):
@@ -205,6 +156,9 @@ def beginnings(tokenizer, stories: list[Story], queries: list[Query], count, lon
     words of a completion (or of what stands against it), and those with which a query would have
     more than `longest` tokens. Raises InputError when too few are left.
     """
+    if count and any(each.chat for each in (*stories, *queries)):
+        raise InputError("--contexts puts beginnings of stories before a prompt, which a "
+                         "conversation cannot have: leave it out")
     chance, found = random.Random(seed), []
     answers = {_words(text or "") for each in queries for text in (each.completion, each.against)}
     for story in chance.sample(stories, len(stories) if count else 0):
@@ -247,7 +201,7 @@ def query_notes(tokenizer, query: Query, encoded: EncodedQuery, typed=True) -> l
         notes.append(f'"{query.prompt[-20:].split()[-1]}" and "{query.completion.split()[0]}" are '
                      'scored as one word, as typed; for two words begin the completion with a '
                      f'space: " {query.completion}"')
-    own = token_texts(tokenizer, prompt_ids(tokenizer, query.prompt))
+    own = token_texts(tokenizer, prompt_ids(tokenizer, query.prompt, query.chat))
     if kept := "".join(own[encoded.start:]):  # the prompt's own end is cut otherwise
         texts = token_texts(tokenizer, encoded.ids)[encoded.start:]
         starts = accumulate(map(len, texts), initial=0)
@@ -263,13 +217,14 @@ def _parts_words(letter):
 
 
 @torch.no_grad()
-def complete(model, tokenizer, prompt, max_new_tokens=12, temperature=0.0, seed=0) -> str:
-    """The model's own completion of `prompt`. Up to the end of the sentence (without its mark), the
-    end of the text or `max_new_tokens`. Greedy, or drawn at a temperature with a seed. Raises
-    InputError, also when the model writes nothing."""
+def complete(model, tokenizer, prompt, max_new_tokens=12, temperature=0.0, seed=0,
+             chat=False) -> str:
+    """The model's own completion of `prompt` (of a `chat`: see `Query`). Up to the end of
+    the sentence (without its mark), the end of the text or `max_new_tokens`. Greedy, or drawn at a
+    temperature with a seed. Raises InputError, also when the model writes nothing."""
     if not prompt.strip():
         raise InputError("the prompt is empty: give the beginning of a story")
-    ids, context, text = prompt_ids(tokenizer, prompt), context_length(model), ""
+    ids, context, text = prompt_ids(tokenizer, prompt, chat), context_length(model), ""
     check_ids(tokenizer, ids, "the query")
     if len(ids) >= context:
         raise InputError(f"the prompt has {len(ids)} tokens, the model reads {context} and needs "

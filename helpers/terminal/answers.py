@@ -133,7 +133,8 @@ def entries(setting: Setting, asked: Asked, picks: list[Strongest], values: dict
             for rank, row in enumerate(side, start=1):
                 influences.append(entry(rank, row, setting.corpus, values[number, row],
                                         list(setting.layers), setting.tokenizer))
-        answers.append({**vars(query), "log_prob": asked.log_probs[number].item(),
+        answers.append({"prompt": query.prompt, "completion": query.completion,
+                        "against": query.against, "log_prob": asked.log_probs[number].item(),
                         "log_prob_against": asked.against[number], "contexts": asked.contexts,
                         "influences": influences})
     return answers
@@ -141,13 +142,14 @@ def entries(setting: Setting, asked: Asked, picks: list[Strongest], values: dict
 
 def entry(rank, row, corpus, values: torch.Tensor, layers, tokenizer) -> dict:
     """One story's influence as the JSON describes it. `values` `(layer, token)`, `row` its place in
-    the corpus."""
+    the corpus. A token's "loss" says whether it is itself predicted for the loss."""
     story, texts = corpus.stories[row], token_texts(tokenizer, corpus.ids[row])
+    mask = corpus.loss_masks[row] if corpus.loss_masks else [True] * len(texts)
     tokens = []
     for position, value in enumerate(values.sum(0).tolist()):
         predicted = texts[position + 1] if position + 1 < len(texts) else None
         tokens.append({"token": texts[position], "position": position, "influence": value,
-                       "predicted": predicted})
+                       "predicted": predicted, "loss": mask[position]})
     return {"rank": rank, "index": row, "id": story.id, "text": story.text,
             "influence": values.sum().item(), "layers": dict(zip(layers, values.sum(1).tolist())),
             "tokens": tokens}

@@ -32,9 +32,9 @@ def fit(setting: Setting, method="ekfac", fit_limit=2000, seed=0, damping=None, 
     rows = fit_sample(len(setting.corpus), fit_limit, seed)
     path = None
     if cache:
-        name = kept.cache_key(key or setting.model, setting.layers,
-                              [setting.corpus.ids[row] for row in rows], rows=rows, method=method,
-                              seed=seed)
+        learnt = [kept.learnt(setting.corpus, row) for row in rows]
+        name = kept.cache_key(key or setting.model, setting.layers, learnt, rows=rows,
+                              method=method, seed=seed)
         path = local_path(cache) / f"{method}-{name}.safetensors"
     first = path and processes.rank() == 0
     with kept.lock(path) if first else nullcontext():

@@ -2,7 +2,7 @@
 
 In the folder lie `head.safetensors` (the curvature and what it belongs to) and
 `part-….safetensors` (up to 512 stories each). Parts are written whole, so a killed build goes on
-and a grown corpus is added to; stories are known by their tokens.
+and a grown corpus is added to; stories are known by their tokens and their loss.
 """
 import hashlib
 import json
@@ -149,10 +149,11 @@ class Index(search.Index):
 
 
 def digests_of(corpus) -> list[int]:
-    """A 64-bit number for each story, by which its tokens are known again; made once."""
+    """A 64-bit number for each story, by which its tokens, and which of them carry the loss, are
+    known again; made once."""
     if "digests" not in vars(corpus):
-        hashes = (hashlib.blake2b(json.dumps(ids).encode(), digest_size=8).digest()
-                  for ids in corpus.ids)
+        hashes = (hashlib.blake2b(json.dumps(kept.learnt(corpus, row)).encode(),
+                                  digest_size=8).digest() for row in range(len(corpus)))
         corpus.digests = [int.from_bytes(digest, "big", signed=True) for digest in hashes]
     return corpus.digests
 

@@ -8,7 +8,7 @@ from .. import pictures
 from ..sources import (Tracked, context_length, load_model, load_queries, load_stories, read_corpus,
                        read_query, track)
 from ..sources.files import check_writable, local_path, output, save_tensors, save_text
-from ..sources.texts import beginnings
+from ..sources.texts import as_message, beginnings
 from ..stories import InputError, Query
 from . import processes
 from .answers import ask, exact_scores, exact_token_scores, explain_indexed, matching, told
@@ -84,12 +84,14 @@ def read(request: Request) -> tuple[Setting, Tracked, list[Query], list[str]]:
     tell(f"tracked: {pictures.tracked(tracked.summary())}")
     queries = read_queries(request, model, tokenizer)
     max_tokens = min(request.max_tokens, context_length(model))
-    corpus = read_corpus(load_stories(request.stories, request.limit), tokenizer, max_tokens)
+    stories = load_stories(request.stories, request.limit, tokenizer)
+    corpus = read_corpus(stories, tokenizer, max_tokens)
     total = len(corpus) + corpus.skipped
     if corpus.truncated:
         tell(f"{corpus.truncated} of {total} stories cut to their first {max_tokens} tokens")
     if corpus.skipped:
-        tell(f"{corpus.skipped} of {total} stories left out (empty, a single token, or no text)")
+        tell(f"{corpus.skipped} of {total} stories left out (empty, a single token, no text, or no "
+             "answer)")
     if request.top > len(corpus):
         raise InputError(f"--top {request.top} asks for more than the {len(corpus)} stories there "
                          f"are: give at most {len(corpus)}")
@@ -109,9 +111,9 @@ def read_queries(request: Request, model, tokenizer) -> list[Query]:
     elif {request.prompt, request.completion, request.against} != {None}:
         raise InputError("both a prompt and --queries were given: give one of them")
     else:
-        given = load_queries(request.queries)
+        given = load_queries(request.queries, tokenizer)
     queries = []
-    for query in given:
+    for query in [as_message(tokenizer, each) for each in given] if request.chat else given:
         query, _, notes = read_query(model, tokenizer, query)
         for note in notes:
             tell(note)

@@ -56,8 +56,16 @@ def _computed(settings):
     return {name: _computed(value) for name, value in settings.items() if name not in LOADING}
 
 
+def learnt(corpus, row) -> list:
+    """All that a story's gradient depends on beside the model: its ids, and where not all of them
+    are predicted for the loss, which."""
+    mask = corpus.loss_masks[row] if corpus.loss_masks else []
+    return corpus.ids[row] if all(mask[1:]) else [corpus.ids[row], mask]
+
+
 def cache_key(model, layers, ids, **settings) -> str:
-    """Names the factors of one model, one list of token sequences, the settings and the code."""
+    """Names the factors of one model, one list of stories as `learnt`, the settings and the
+    code."""
     parts = [code_version(), model_key(model), sorted(settings.items()), list(layers), ids]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
 

@@ -27,7 +27,8 @@ def build_parser():
     add("prompt", nargs="?", help="text the model continues (default: a planted fact)")
     _add_question(add)
     add("--model", default="default", help="default, a Hub id or a folder")
-    add("--stories", default="default", help="default, a Hub id, FILE.jsonl or FILE.txt")
+    add("--stories", default="default", metavar="STORIES",
+        help="default, a Hub id, or a file: .jsonl, .csv, .parquet, .txt")
     add("--limit", type=count, metavar="N", help="read only the first N stories")
     add("--fit-limit", type=count, default=2000, metavar="M",
         help="fit the curvature on a sample of M stories (default: %(default)s)")
@@ -62,12 +63,15 @@ def _add_question(add):
     add("--completion", metavar="TEXT",
         help="the continuation to explain (default: what the model writes, greedily)")
     add("--against", metavar="TEXT", help="explain why the completion and not this one")
+    add("--chat", action="store_true",
+        help="the prompt is a user's message: put it into the tokenizer's chat template")
     add("--contexts", type=natural, default=0, metavar="K",
         help="ask behind K beginnings of stories, and take the mean (default: the prompt alone)")
     add("--target", choices=["influence", "content"], default="influence",
         help="what one more copy of a story would do, or what it holds (default: %(default)s)")
     add("--queries", metavar="FILE.jsonl",
-        help='many at once, one {"prompt": …, "completion": …, "against": …} a line')
+        help='many at once, one {"prompt": …, "completion": …, "against": …} a line '
+             '("messages" in place of the prompt asks a chat model)')
 
 
 def _add_outputs(add):
