@@ -133,9 +133,9 @@ def read_adapter(folder, name) -> tuple[dict, dict]:
 
 
 def apply(model, config, tensors, name) -> None:
-    """Adapts a model as the files say. Only what they hold wants a gradient from then on: that is
-    what was trained. Raises InputError."""
-    model.requires_grad_(False)
+    """Adapts a model as the files say. What was trained beside A and B, such as a head, is listed in
+    `model.trained_too`. Raises InputError."""
+    _resize(model, tensors)
     for key in [key for key in tensors if key.endswith(".lora_A.weight")]:
         place = key.removesuffix(".lora_A.weight")
         rank = len(tensors[key])
@@ -159,8 +159,18 @@ def apply(model, config, tensors, name) -> None:
     if missing or unknown or not lora_layers(model):
         wrong = f"lacks {missing[0]}" if missing else f"holds {(*unknown, 'no matrices')[0]}"
         raise InputError(f"the adapter {name} {wrong}, so it is no plain LoRA adapter: {MERGE}")
-    for key, parameter in model.named_parameters():
-        parameter.requires_grad_(key in tensors)
+    saved = set(config.get("modules_to_save") or [])  # embeddings are also saved untrained
+    model.trained_too = [key for key in tensors if ".lora_" not in key and (
+        key.endswith(".bias") or saved & set(key.split(".")))]
+
+
+def _resize(model, tensors):
+    """As many rows in the embedding as the adapter has for it: entries of its own, for a chat."""
+    embedding = model.get_input_embeddings().weight
+    name = next(name for name, weight in model.named_parameters() if weight is embedding)
+    rows = len(tensors.get(name, embedding))
+    if rows != len(embedding):
+        model.resize_token_embeddings(rows, mean_resizing=False)
 
 
 def _of_pattern(patterns, place, usual):
