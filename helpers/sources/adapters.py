@@ -133,8 +133,8 @@ def read_adapter(folder, name) -> tuple[dict, dict]:
 
 
 def apply(model, config, tensors, name) -> None:
-    """Adapts a model as the files say. What was trained beside A and B, such as a head, is listed in
-    `model.trained_too`. Raises InputError."""
+    """Adapts a model as the files say; what was trained beside A and B, such as a head, is listed
+    in `model.trained_too`. Raises InputError."""
     _resize(model, tensors)
     for key in [key for key in tensors if key.endswith(".lora_A.weight")]:
         place = key.removesuffix(".lora_A.weight")
