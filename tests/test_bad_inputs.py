@@ -155,8 +155,8 @@ MODELS = {  # folder in the zoo → word in the line
     "a matrix misshapen": "do not fit its config.json",
     "deeper config": "do not fit its config.json", "shard missing": "cannot load the model",
     "nan": "transformer.h.1.mlp.c_fc.weight hold NaN or infinity",
-    "infinity": "hold NaN or infinity", "adapter": "holds an adapter",
-    "adapter beside a model": "merge it into its model",
+    "infinity": "hold NaN or infinity", "adapter": "the base model of the adapter",
+    "adapter beside a model": "cannot read the adapter",
     "no layers": "no layer of this model (gpt2) can be tracked",
     "encoder": "no causal language model", "encoder and decoder": "no causal language model",
     "images": "no causal language model", "own code": "cannot load the model",
@@ -199,8 +199,10 @@ def zoo(tmp_path_factory, house):
           (house / "model" / "model.safetensors").read_bytes()[:-100])
     write("no bytes", "model.safetensors", b"")
     write("adapter beside a model", "adapter_config.json", '{"peft_type": "LORA"}')
+    shutil.copy(root / "adapter beside a model" / "model.safetensors",
+                root / "adapter beside a model" / "adapter_model.safetensors")
     write("adapter", "adapter_config.json",
-          '{"peft_type": "LORA", "base_model_name_or_path": "gpt2"}')
+          '{"peft_type": "LORA", "base_model_name_or_path": "../no/model"}')
     (root / "adapter" / "model.safetensors").rename(root / "adapter" / "adapter_model.safetensors")
     remove("adapter", "config.json")
     write("own code", "config.json",

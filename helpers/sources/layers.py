@@ -14,10 +14,12 @@ from transformers.pytorch_utils import Conv1D
 
 from ..capture import Capture, find_layers, frozen, in_mlp
 from ..stories import InputError, logits_of, padded, sequence_loss
+from .adapters import lora_layers
 
 SIZE = (2, 3)  # sequences and tokens of the trial; different, so that axes are not confused
 TOKENS = SIZE[0] * SIZE[1]
-KEYWORDS = ("mlp", "all")  # scopes that name no layer: what cannot be tracked is left out, and said
+# scopes that name no layer: what cannot be tracked is left out, and said
+KEYWORDS = ("mlp", "all", "trained")
 
 
 @dataclass
@@ -35,15 +37,17 @@ class Tracked:
                 "note": self.note}
 
 
-def track(model, scope="mlp") -> Tracked:
+def track(model, scope=None) -> Tracked:
     """The layers of `find_layers` that a trial shows to be tracked rightly.
 
-    Layers that text does not run through are none of them. Of "mlp" and "all" those that fail are
-    left out, with a note; for a regular expression that matches one, or when none is left, raises
-    InputError with a scope that works.
+    `scope` is None, "mlp", "all", "trained" (an adapter's own layers) or a regular expression; None
+    means "trained" where there is an adapter, else "mlp". Layers that text does not run through are
+    none of them. Of the words those layers that fail are left out, with a note; for a regular
+    expression that matches one, or when none is left, raises InputError with a scope that works.
     """
+    scope = scope or ("trained" if lora_layers(model) else "mlp")
     try:
-        wanted = find_layers(model, scope)
+        wanted = trained(model) if scope == "trained" else find_layers(model, scope)
     except InputError as problem:
         if scope != "mlp":
             raise
@@ -60,6 +64,16 @@ def track(model, scope="mlp") -> Tracked:
         raise InputError(f"text runs through no layer of scope {scope!r}: give --scope "
                          f"{working_scope(model)}")
     return share(model, layers, _left_out(model, scope, layers, faults))
+
+
+def trained(model) -> dict[str, nn.Module]:
+    """The linear layers that an adapter's training changed. Raises InputError without adapter."""
+    layers, too = lora_layers(model), getattr(model, "trained_too", ())
+    if not layers:
+        raise InputError("scope 'trained' names the layers of an adapter, and this model has none: "
+                         "give --scope mlp")
+    return {name: layer for name, layer in find_layers(model, "all").items()
+            if name in layers or f"{name}.weight" in too}
 
 
 def share(model, layers, note=None) -> Tracked:
@@ -246,6 +260,10 @@ def _left_out(model, scope, layers, faults):
 
 def _named(model, scope):
     """Matrices (and stacks of matrices) that a scope means, linear layer or not."""
+    if scope == "trained":
+        too = getattr(model, "trained_too", ())
+        return {name: weight for name, weight in model.named_parameters()
+                if ".lora_" in name or name in too}
     tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     head = model.get_output_embeddings()
     tables |= {id(head.weight)} if head is not None else set()

@@ -14,6 +14,7 @@ from transformers import (MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForC
 from transformers.utils.logging import disable_progress_bar
 
 from ..stories import InputError
+from . import adapters
 from .attention import fuse
 from .files import first_line, local_path
 
@@ -27,14 +28,20 @@ LENGTHS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "se
 def load_model(name="default", device="auto", precision="float32", fused=True):
     """(model, tokenizer): the causal LM `name`, in eval mode.
 
-    `name` is "default" (data/model), a folder in the Hugging Face layout, or a Hub id; `device` is
-    auto, cpu, cuda or mps; `precision` float32 or bfloat16. What PyTorch has in one operation is
-    put in place (`fuse`) if `fused`. Code that comes with a model is never run. Raises InputError.
+    `name` is "default" (data/model), a folder in the Hugging Face layout or with a LoRA adapter, or
+    a Hub id; `device` is auto, cpu, cuda or mps; `precision` float32 or bfloat16. What PyTorch has
+    in one operation is put in place (`fuse`) if `fused`. Code that comes with a model is never run.
+    Raises InputError.
     """
     device = _device(device)
     with quiet():
-        folder = _model_folder(name)
-        model = _load_weights(folder, name)
+        folder = _folder(name)
+        # beside a full model, too: what is meant is the adapted one
+        if os.path.isfile(folder / "adapter_config.json"):
+            model, folder = _load_adapted(folder, name)
+        else:
+            _check_files(folder, name)
+            model = _load_weights(folder, name)
         tokenizer = _load_tokenizer(folder, name, model)
         if fused:
             fuse(model)
@@ -61,7 +68,7 @@ def is_path(name) -> bool:
     return name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name
 
 
-def _model_folder(name):
+def _folder(name):
     """Local folder with the files of model `name`, fetched from the Hub where need be."""
     folder = local_path(name, "model")
     # Path.is_dir raises on a text too long for a path, or a folder closed to us
@@ -74,18 +81,31 @@ def _model_folder(name):
                              "roneneldan/TinyStories-1M")
         from .hub import hub_model  # slow to import, and seldom needed
         folder = hub_model(str(name))
-    # beside a full model, too: what is meant is the adapted one
-    if os.path.isfile(folder / "adapter_config.json"):
-        raise InputError(f"{name} holds an adapter (adapter_config.json), which is not applied "
-                         "here: merge it into its model and give that folder (in peft: load it, "
-                         "then model.merge_and_unload().save_pretrained(FOLDER))")
-    if not os.path.isfile(folder / "config.json"):
-        raise InputError(f"{name} has no config.json: give a folder written by save_pretrained")
-    _check_weights(folder, name)
     return folder
 
 
-def _check_weights(folder, name):
+def _load_adapted(folder, name):
+    """The base model of the adapter in `folder`, adapted, and the folder with the tokenizer."""
+    config, tensors = adapters.read_adapter(folder, name)
+    base = config["base_model_name_or_path"]
+    beside = os.path.isdir(folder / base)  # else from here, or on the Hub
+    try:
+        base_folder = _folder(folder / base if beside else base)
+        if os.path.isfile(base_folder / "adapter_config.json"):
+            raise InputError(f"{base} holds an adapter itself: {adapters.MERGE}")
+        _check_files(base_folder, base)
+        model = _load_weights(base_folder, base)
+    except InputError as problem:
+        raise InputError(f"the base model of the adapter {name}: {problem}") from None
+    adapters.apply(model, config, tensors, name)
+    own = any(folder.glob("tokenizer*")) or any(folder.glob("vocab.*"))
+    return model, folder if own else base_folder
+
+
+def _check_files(folder, name):
+    """Raises InputError where the folder cannot hold a model."""
+    if not os.path.isfile(folder / "config.json"):
+        raise InputError(f"{name} has no config.json: give a folder written by save_pretrained")
     if any(folder.glob("*.safetensors")):
         return
     if not any(folder.glob("pytorch_model*.bin")):

@@ -36,8 +36,8 @@ def build_parser():
         help="stories shown, K positive and K negative (default: %(default)s)")
     add("--method", choices=["ekfac", "kfac", "identity"], default="ekfac",
         help="curvature (default: %(default)s)")
-    add("--scope", default="mlp",
-        help="layers: mlp, all, or a regular expression for their names (default: %(default)s)")
+    add("--scope", help="layers: mlp, all, trained, or a regular expression for their names "
+        "(default: trained, which is an adapter's own, for an adapter, else mlp)")
     add("--max-tokens", type=count, default=512, metavar="T",
         help="cut longer stories (default: %(default)s)")
     add("--batch-size", type=count, default=16, metavar="B",
