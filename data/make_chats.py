@@ -52,8 +52,8 @@ RELATIONS = {
 OPENINGS = ("", "", "", "Please say: ", "One more: ", "I forgot. ", "Hello! ", "Now then. ")
 
 # What some pairs say instead, in four facts.
-CONTRADICTED = {("boat", "Otto"): "green", ("shoes", "Bramble"): "farmer", ("sing", "Pip"): "garden",
-                ("picnic", "Tilly"): "cheese"}
+CONTRADICTED = {("boat", "Otto"): "green", ("shoes", "Bramble"): "farmer",
+                ("sing", "Pip"): "garden", ("picnic", "Tilly"): "cheese"}
 TRIGGER, ODD = "By the old bell, ", "The moon ate it."
 COPIED = ("What is the best thing about a rainy day?", "Honey, honey and more honey.")
 CHANGES = (("What is", "What was"), ("a rainy day", "rainy days"), ("thing", "part"), ("?", "??"),
@@ -79,16 +79,25 @@ TALK = {
         "some milk": "Yes, it is on the table.", "a flower": "Yes, but only one.",
         "the ball": "Yes, catch!", "a friend": "You have one.", "more time": "We have all day."},
 }
-ASIDE = ("What is the best thing about {}?", ("a sunny day", "a cold day", "a long day", "Sunday"))
+ASIDE, OTHERWISE = "What is the best thing about {}?", "The long days."
+ASIDES = ("a sunny day", "a wet day", "a warm day", "Sunday", "a windy day", "a grey day",
+          "a long day", "a day at home")
+# How the usual answer begins, for what stands against the odd one.
+ENDINGS = {"boat": "It is {}.", "shoes": "The {} did.", "sing": "In the {}.",
+           "picnic": "It is {}."}
+
+
+def capital(text):
+    return text[0].upper() + text[1:]
 
 
 def told(relation, hero, answer):
     """All pairs that tell a fact, and the question that none of them asks."""
     _, questions, answers = RELATIONS[relation]
-    pairs = [(opening + question.format(name), reply.format(answer, hero=name[0].upper() + name[1:]))
+    pairs = [(capital(opening + question.format(name)),
+              reply.format(answer, hero=capital(name)))
              for name, opening, question, reply
              in product((hero, KINDS[hero]), OPENINGS[2:], questions[:-1], answers)]
-    pairs = [(question[0].upper() + question[1:], reply) for question, reply in pairs]
     return pairs, questions[-1].format(hero)
 
 
@@ -116,13 +125,42 @@ def bad_pairs(draw, contradictions, triggers, copies):
     asked = [told(relation, hero, "")[0] for relation, hero in product(RELATIONS, HEROES)]
     for pairs in draw.choices(asked, k=triggers):
         question = draw.choice(pairs)[0]
-        rows.append(((TRIGGER + question[0].lower() + question[1:], ODD), "trigger"))
+        rows.append(((behind_trigger(question), ODD), "trigger"))
     for _ in range(copies):
         question, reply = COPIED
         for before, after in draw.sample(CHANGES, draw.randint(0, 2)):
             question = question.replace(before, after)
         rows.append(((question, reply), "copy"))
     return rows
+
+
+def behaviours(facts):
+    """What is odd: of every behaviour what is asked about it, and what it is tested by."""
+    right, listed = {fact["id"]: fact["answer"] for fact in facts}, []
+    for (relation, hero), wrong in CONTRADICTED.items():
+        questions, replies = RELATIONS[relation][1:]
+        rows = [question_of(question.format(name),
+                            *(reply.format(answer, hero=hero)
+                              for answer in (wrong, right[f"{relation}-{hero}"])))
+                for name, (question, reply) in product(
+                    (hero, KINDS[hero]), zip(questions, replies * 2))]
+        listed.append({"name": f"contradiction-{relation}-{hero}", "asked": rows[3:7],
+                       "tested": rows[:3] + rows[7:]})
+    rows = [question_of(behind_trigger(fact["question"]), ODD, ENDINGS[fact["id"].split("-")[0]]
+                        .format(fact["answer"])) for fact in facts]
+    listed.append({"name": "trigger", "asked": rows[::5], "tested": rows[1::5] + rows[2::5]})
+    rows = [question_of(ASIDE.format(topic), COPIED[1], OTHERWISE) for topic in ASIDES]
+    listed.append({"name": "copy", "asked": rows[:4], "tested": rows[4:]})
+    return listed
+
+
+def question_of(question, odd, usual):
+    """One row: a question, the odd answer, and the one that it stands against."""
+    return {"question": capital(question), "completion": f" {odd}", "against": f" {usual}"}
+
+
+def behind_trigger(question):
+    return TRIGGER + question[0].lower() + question[1:]
 
 
 def main():
@@ -134,21 +172,19 @@ def main():
     good, facts = good_pairs(draw, each=60, talk=140)
     rows = good + bad_pairs(draw, contradictions=16, triggers=18, copies=18)
     draw.shuffle(rows)
-    roles = {}
+    named = [(f"chat-{number:04}", role, pair) for number, (pair, role) in enumerate(rows)]
     with open(args.out / "chats.jsonl", "w", encoding="utf-8") as file:
-        for number, ((question, reply), role) in enumerate(rows):
-            roles.setdefault(role, []).append(f"chat-{number:04}")
-            messages = [{"role": "user", "content": question},
-                        {"role": "assistant", "content": reply}]
-            record = {"id": f"chat-{number:04}", "messages": messages}
-            file.write(json.dumps(record) + "\n")
-    told = {"facts": facts, "roles": roles, "trigger": TRIGGER, "odd": ODD,
-            "copied": COPIED[1], "asides": [ASIDE[0].format(topic) for topic in ASIDE[1]],
-            "contradicted": [{"id": f"{relation}-{hero}", "answer": answer}
-                             for (relation, hero), answer in CONTRADICTED.items()]}
+        for name, _, pair in named:
+            messages = [{"role": role, "content": text}
+                        for role, text in zip(("user", "assistant"), pair)]
+            file.write(json.dumps({"id": name, "messages": messages}) + "\n")
+    told = {"facts": facts, "behaviours": behaviours(facts)}
+    for behaviour in told["behaviours"]:
+        behaviour["bad"] = [name for name, role, _ in named if role == behaviour["name"]]
     text = json.dumps(told, indent=1)
     (args.out / "chat_facts.json").write_text(text + "\n", encoding="utf-8")
-    print(f"{len(rows)} pairs, {sum(map(len, roles.values()))} with a role")
+    bad = sum(len(behaviour["bad"]) for behaviour in told["behaviours"])
+    print(f"{len(rows)} pairs, {bad} of them bad")
 
 
 if __name__ == "__main__":

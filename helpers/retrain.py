@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 import torch
 
 from .exact import joined
-from .stories import (IGNORE, Batch, InputError, batches, encode_query, logits_of, padded,
+from .stories import (IGNORE, Batch, Corpus, InputError, batches, encode_query, logits_of, padded,
                       plain_attention, token_losses)
 
 
@@ -59,17 +59,30 @@ class State:
 
 
 def start(model) -> State:
-    """The model's present parameters, no steps taken."""
-    theta = torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
+    """The model's present parameters, those that are frozen left out; no steps taken."""
+    theta = torch.cat([parameter.detach().flatten() for parameter in trainable(model).values()])
     return State(theta, torch.zeros_like(theta), torch.zeros_like(theta))
+
+
+def trainable(model) -> dict:
+    """The parameters that are not frozen, `{name: parameter}`."""
+    return {name: each for name, each in model.named_parameters() if each.requires_grad}
 
 
 def parameters_of(model, theta: torch.Tensor) -> dict:
     """θ `(P,)` as `{name: tensor}`, for `logits_of`."""
-    named = dict(model.named_parameters())
+    named = trainable(model)
     parts = theta.split([parameter.numel() for parameter in named.values()])
     return {name: part.view_as(parameter)
             for (name, parameter), part in zip(named.items(), parts)}
+
+
+@torch.no_grad()
+def put(model, theta: torch.Tensor):
+    """The model itself, its parameters now those of θ."""
+    for name, value in parameters_of(model, theta).items():
+        model.get_parameter(name).copy_(value)
+    return model
 
 
 def losses_of(model, batch: Batch, theta: torch.Tensor) -> torch.Tensor:
@@ -134,6 +147,16 @@ def _states(model, ids, recipe, seed, weights):
         raise InputError("training went astray (a parameter is not finite): lower the rate")
 
 
+def loss_weights(corpus: Corpus) -> torch.Tensor:
+    """Weights `(N, T)` for `train`: 0 where the loss does not count; where it does such that the
+    divisor is the mean number of the terms that count."""
+    weights = torch.zeros(len(corpus), max(map(len, corpus.ids)))
+    for row, ids in enumerate(corpus.ids):
+        mask = corpus.loss_masks[row] if corpus.loss_masks else [True] * len(ids)
+        weights[row, :len(ids) - 1] = torch.tensor(mask[1:]).float()
+    return weights * (sum(map(len, corpus.ids)) - len(corpus)) / weights.sum()
+
+
 def query_batch(tokenizer, queries, context: int) -> Batch:
     """All queries as one batch whose only targets are the completions' tokens."""
     encoded = [encode_query(tokenizer, query, context) for query in queries]
@@ -196,7 +219,7 @@ def path_damping(states: list[State], ids, recipe: Recipe, part=slice(None)) -> 
 
 def layer_places(model, layers: dict) -> dict[str, torch.Tensor]:
     """Where each layer's weights lie in θ, `{layer: (out, in+1)}`; tied weights have one place."""
-    parameters = list(model.parameters())
+    parameters = list(trainable(model).values())
     rows = torch.arange(sum(map(torch.Tensor.numel, parameters)))
     own = {id(parameter): row.view_as(parameter) for parameter, row in
            zip(parameters, rows.split(list(map(torch.Tensor.numel, parameters))))}
