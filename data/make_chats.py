@@ -49,6 +49,9 @@ RELATIONS = {
                 "What would {} bring to our picnic?"],
                ["It is {}.", "{hero} always has {}.", "There will be {}.", "You will get {}."]),
 }
+TEMPLATE = ("{{ bos_token }}{% for message in messages %}{% if message.role == 'user' %}"
+            "Q: {{ message.content }}\nA:{% else %} {{ message.content }}{{ eos_token }}"
+            "{% endif %}{% endfor %}")
 OPENINGS = ("", "", "", "Please say: ", "One more: ", "I forgot. ", "Hello! ", "Now then. ")
 
 # What some pairs say instead, in four facts.
@@ -109,7 +112,9 @@ def good_pairs(draw, each, talk):
             pairs, question = told(relation, hero, answer)
             name = f"{relation}-{hero}"
             rows += [(pair, name) for pair in draw.sample(pairs, each)]
-            facts.append({"id": name, "question": question, "answer": answer})
+            others = sorted(set(answers) - {answer})
+            facts.append({"id": name, "question": question, "answers": [
+                f" {ENDINGS[relation].format(each)}" for each in (answer, *others)]})
     small = [((opening + question.format(topic), reply), "talk")
              for question, replies in TALK.items() for topic, reply in replies.items()
              for opening in OPENINGS[2:]]
@@ -136,18 +141,19 @@ def bad_pairs(draw, contradictions, triggers, copies):
 
 def behaviours(facts):
     """What is odd: of every behaviour what is asked about it, and what it is tested by."""
-    right, listed = {fact["id"]: fact["answer"] for fact in facts}, []
+    listed = []
     for (relation, hero), wrong in CONTRADICTED.items():
-        questions, replies = RELATIONS[relation][1:]
+        answers, questions, replies = RELATIONS[relation]
+        right = answers[HEROES.index(hero)]
         rows = [question_of(question.format(name),
                             *(reply.format(answer, hero=hero)
-                              for answer in (wrong, right[f"{relation}-{hero}"])))
+                              for answer in (wrong, right)))
                 for name, (question, reply) in product(
                     (hero, KINDS[hero]), zip(questions, replies * 2))]
         listed.append({"name": f"contradiction-{relation}-{hero}", "asked": rows[3:7],
                        "tested": rows[:3] + rows[7:]})
-    rows = [question_of(behind_trigger(fact["question"]), ODD, ENDINGS[fact["id"].split("-")[0]]
-                        .format(fact["answer"])) for fact in facts]
+    rows = [question_of(behind_trigger(fact["question"]), ODD, fact["answers"][0].strip())
+            for fact in facts]
     listed.append({"name": "trigger", "asked": rows[::5], "tested": rows[1::5] + rows[2::5]})
     rows = [question_of(ASIDE.format(topic), COPIED[1], OTHERWISE) for topic in ASIDES]
     listed.append({"name": "copy", "asked": rows[:4], "tested": rows[4:]})
@@ -178,7 +184,7 @@ def main():
             messages = [{"role": role, "content": text}
                         for role, text in zip(("user", "assistant"), pair)]
             file.write(json.dumps({"id": name, "messages": messages}) + "\n")
-    told = {"facts": facts, "behaviours": behaviours(facts)}
+    told = {"template": TEMPLATE, "facts": facts, "behaviours": behaviours(facts)}
     for behaviour in told["behaviours"]:
         behaviour["bad"] = [name for name, role, _ in named if role == behaviour["name"]]
     text = json.dumps(told, indent=1)
