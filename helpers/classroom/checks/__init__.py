@@ -8,3 +8,4 @@ from .ch06 import lds, noise_ceiling, through_training
 from .ch07 import drop_tokens, other_target, when_learnt
 from .ch08 import multiplications, recall, together, whiten
 from .ch09 import smallest_set, two_factors, word_log_probs
+from .ch10 import lora_gradients, loss_labels, relatif
