@@ -14,6 +14,7 @@ import json
 import sys
 import time
 from functools import cached_property, partial
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -34,6 +35,7 @@ SEEDS = (0, 1, 2)
 RECIPES = {"full": retrain.Recipe(epochs=8, rate=2e-3),
            "lora": retrain.Recipe(epochs=8, rate=1e-2)}
 RANK, TARGETS = 16, ("c_fc", "c_proj", "q_proj", "k_proj", "v_proj", "out_proj")
+EARLY = 2       # epochs, after which the influence is looked at too
 BEST = 20       # pairs that are dropped for each behaviour
 WORDINGS = (1, 2, 4)  # questions that are asked of a behaviour
 DROPPED = ("ekfac", "relatif", "content", "dot", "tfidf", "representation", "self", "loss",
@@ -103,7 +105,7 @@ class Course:
 
     # -- what the methods say --------------------------------------------------------------------
 
-    def scores(self):
+    def scores(self, wordings=WORDINGS):
         """`{method: (6, N)}` and, for numbers of wordings, `method k`."""
         setting = Setting(self.model, self.tokenizer, self.layers, self.corpus, quiet=True)
         curvature = EKFAC.fit(self.model, self.layers, setting.stream)
@@ -111,7 +113,7 @@ class Course:
         queries = [query for behaviour in self.behaviours
                    for query in self.queries(behaviour["asked"])]
         gradients = ask(setting, queries, plain).ihvps
-        asked = {f" {k}" if k < max(WORDINGS) else "": self.means(gradients, k) for k in WORDINGS}
+        asked = {f" {k}" if k < max(WORDINGS) else "": self.means(gradients, k) for k in wordings}
         scores = {}
         for label, vectors in asked.items():
             ihvps = curvature.solve(vectors)
@@ -177,6 +179,16 @@ class Course:
                 for kind, part in (("score", self.scores()), ("outcome", self.outcome()))
                 for name, values in part.items()}
 
+    def trained_early(self, seed):
+        """What the influence says after two of the eight epochs."""
+        retrain.put(self.model, self.start)
+        course = retrain.states(self.model, self.corpus.ids, self.recipe, seed, self.weights)
+        steps = len(self.recipe.order(len(self.corpus), seed))
+        state = next(islice(course, steps * EARLY // self.recipe.epochs, None))
+        retrain.put(self.model, state.theta)
+        return {f"score/{name}": values for name, values in self.scores((max(WORDINGS),)).items()
+                if name in ("ekfac", "relatif")}
+
     def trained_without(self, method, seed, scores):
         self.train(seed, self.dropped(method, scores))
         return self.outcome()
@@ -195,6 +207,8 @@ def stages(folder):
                 make = partial(course.trained_without, method, seed, scores)
                 yield (f"{mode}/{seed}/without/{method}",
                        staged(folder / f"{mode}-{seed}-{method}.safetensors", make))
+            yield f"{mode}/{seed}/early", staged(folder / f"{mode}-{seed}-early.safetensors",
+                                                 partial(course.trained_early, seed))
 
 
 def main():

@@ -121,17 +121,18 @@ def train(model, ids, recipe: Recipe, seed=0, weights=None) -> State:
     `weights`: `(N,)` by story or `(N, T)` by position (of the token that is read), default 1.
     Stories of weight 0 are not run at all. Raises InputError when a parameter stops being finite.
     """
-    for state in _states(model, ids, recipe, seed, weights):  # noqa: B007, one at a time in memory
+    for state in states(model, ids, recipe, seed, weights):  # noqa: B007, one at a time in memory
         pass
     return state
 
 
 def trajectory(model, ids, recipe: Recipe, seed=0, weights=None) -> list[State]:
-    """All states of `train`, from before the first step to after the last."""
-    return list(_states(model, ids, recipe, seed, weights))
+    """All `states` in a list."""
+    return list(states(model, ids, recipe, seed, weights))
 
 
-def _states(model, ids, recipe, seed, weights):
+def states(model, ids, recipe: Recipe, seed=0, weights=None):
+    """Yields every state of `train`, from before the first step to after the last."""
     order, state, divisor = recipe.order(len(ids), seed), start(model), recipe.divisor(ids)
     weights = torch.ones(len(ids)) if weights is None else weights
     if weights.dim() == 1:
