@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from helpers import pictures
 from helpers.pictures import figures, pages, shades
-from helpers.pictures.text import columns
+from helpers.pictures.text import columns, quote
 from helpers.stories import InputError
 
 from builders import (HOSTILE_TOKENS, ROOT, Parsed, contrast, entry_of, query_of, result_of,
@@ -270,6 +270,17 @@ def test_a_card_opens_with_the_token_that_decides():
     long = entry_of([" word"] * 80 + [" x" * 300] * 2, [0.0] * 80 + [1.0, 0.0])
     shown = Parsed(re.search(r'<p class="tw-quote">(.*?)</p>', section(long))[1]).text
     assert shown.startswith("…word word") and shown.count("word") < 10
+
+
+def test_what_is_only_read_is_not_said_to_be_taught():
+    entry = entry_of(["He", " kept", " it", " in", "side", "."], [0.0, 2e-3, 0.0, 1e-3, 0.0, 0.0])
+    for token, learnt in zip(entry["tokens"], [False, False, False, True, True, True]):
+        token["loss"] = learnt
+    found = quote(entry["tokens"], 1e-3)
+    assert (found["read"], found["predicted"], found["after"]) == ("kept", "", " it inside.")
+    entry["tokens"][3]["influence"] = 5e-3
+    found = quote(entry["tokens"], 1e-3)
+    assert (found["read"], found["predicted"], found["rest"]) == ("in", "side", ".")
 
 
 def test_copied_words_are_marked_apart_from_influence():
