@@ -9,8 +9,9 @@ from functools import cache
 
 import pytest
 import torch
-from helpers import influence, stories
+from helpers import influence, pictures, stories
 from helpers.capture import backward_pass
+from helpers.explorer import Explorer
 from helpers.sources import (complete, load_model, load_queries, load_stories, read_corpus,
                              read_query, track)
 from helpers.sources.texts import as_message, beginnings
@@ -442,6 +443,23 @@ def test_kept_work_knows_the_loss(talks, tmp_path):
     assert "other stories" in complaint(held.missing, whole)
     with pytest.raises(InputError, match="not in the index"):
         held.scores(asked.ihvps, whole)
+
+
+def test_the_explorer_takes_conversations(tmp_path):
+    chat_model().save_pretrained(tmp_path / "model")
+    chat_tokenizer().save_pretrained(tmp_path / "model")
+    rows = [{"messages": [said("user", f"Where was fox {n}?"), said("assistant", f"By {n} seas.")]}
+            for n in range(8)]
+    explorer = Explorer.open(tmp_path / "model", jsonl(tmp_path / "s.jsonl", rows),
+                             cache=tmp_path / "cache", device="cpu", quiet=True)
+    question = explorer.ask("Where was the fox?", "By the sea.", chat=True)
+    assert question.query.prompt.endswith(f"the fox?{END}\n{START}assistant\n")
+    view = explorer.view(question, top=2)
+    assert {token["loss"] for entry in view["influences"] for token in entry["tokens"]} == {True,
+                                                                                          False}
+    assert "only read: no loss" in pictures.fragment([view])
+    own = explorer.look_up(question, "By the sea they laughed")["influences"][0]
+    assert all(token["loss"] for token in own["tokens"])  # a text is learnt whole
 
 
 # -- from a terminal -------------------------------------------------------------------------------

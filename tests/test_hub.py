@@ -105,7 +105,8 @@ def folders(tmp_path_factory):
                                     / f"train-0000{shard}-of-00002.parquet",
                                     row_group_size=500, compression="none")
     data_sets = {"lines": [{"text": text} for text in made_up(30)],
-                 "headless": [{"body": "x", "title": "y"}], "broken": []}
+                 "headless": [{"body": "x", "title": "y"}], "broken": [],
+                 "pairs": [{"id": 7, "prompt": f"Fox {n}", "completion": " ran."} for n in (1, 2)]}
     for name, records in data_sets.items():
         (root / name).mkdir()
         if records:
@@ -128,6 +129,7 @@ def answers(folders, home, tmp_path_factory):
         "three": "first('roneneldan/TinyStories', 3)",
         "second shard": "first('roneneldan/TinyStories', 8001)[-2:]",
         "json lines": "first('some/lines', 2)",
+        "pairs": "[list(story) for story in load_stories('some/pairs')]",
         "main job": command("--model", MODEL, "--stories", "some/lines", "--limit", 12, "--json",
                             out),
         "no model": "load_model('roneneldan/TinyStories-2M')",
@@ -137,7 +139,7 @@ def answers(folders, home, tmp_path_factory):
         "main job, no model": command("--model", "nobody/Nothing"),
         "main job, no data": command("--model", MODEL, "--stories", "nobody/Nothing"),
         "libraries": f"by_the_libraries({MODEL!r}, 'roneneldan/TinyStories', 'some/lines')"}
-    datasets = {"roneneldan/TinyStories": "parquet", "some/lines": "lines",
+    datasets = {"roneneldan/TinyStories": "parquet", "some/lines": "lines", "some/pairs": "pairs",
                 "a/headless": "headless",
                 "a/broken": "broken"}
     with hub.serve({MODEL: folders / "model", "a/gated": folders / "model"},
@@ -184,6 +186,8 @@ def test_data_sets_are_streamed(answers, folders):
     size = (folders / "parquet" / "data" / "train-00000-of-00002.parquet").stat().st_size
     assert sum(request.sent for request in bodies) < size / 2
     assert found["second shard"] == [["8000", "Story 0-799"], ["8001", "Story 1-0. "]]
+    # a column "id" of others need not be unique: rows go by their number
+    assert found["pairs"] == [[str(n), f"Fox {n} ran.", [[5, 10]], False] for n in (1, 2)]
     assert found["json lines"] == [[str(n), text[:11]] for n, text in enumerate(made_up(2), 1)]
 
 
@@ -200,7 +204,8 @@ def test_the_main_job_gives_what_it_gives_from_files(answers, folders, cli, tmp_
 @pytest.mark.parametrize("question, words", [
     ("no model", "no model 'roneneldan/TinyStories-2M'"), ("no data", "no dataset 'some/tales'"),
     ("gated", "is gated"),
-    ("headless", 'no column "text" (but body, title)'),
+    ("headless", 'no "text", no "prompt" with "completion" and no "messages" '
+                 "(but 'body', 'title')"),
     ("broken", "cannot read the data set 'a/broken'"),
     ("data for a model", "no model 'a/headless'")])
 def test_complaints_tell_causes_apart(question, words, answers):

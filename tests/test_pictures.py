@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from helpers import pictures
 from helpers.pictures import figures, pages, shades
-from helpers.pictures.text import columns
+from helpers.pictures.text import columns, quote
 from helpers.stories import InputError
 
 from builders import (HOSTILE_TOKENS, ROOT, Parsed, contrast, entry_of, query_of, result_of,
@@ -197,19 +197,47 @@ def test_names_are_as_short_as_they_may_be():
     assert "story-2657" in text and "story story" not in text
 
 
+def css_colour(name, theme):
+    digits = re.findall(rf"--{name}:#(\w+)", pages.CSS)[theme]
+    pairs = re.findall("..", digits) if len(digits) == 6 else [2 * digit for digit in digits]
+    return [int(pair, 16) / 255 for pair in pairs]
+
+
+def on_card(share, theme):
+    """The shade of a share of the scale as it looks on a card."""
+    tint, opacity = alpha({"style": shades.rgba(share)})
+    return [opacity * channel / 255 + (1 - opacity) * ground
+            for channel, ground in zip(tint, css_colour("bg", theme), strict=True)]
+
+
 @pytest.mark.parametrize("theme", [0, 1])
 def test_text_is_readable_on_every_shade(theme):
-    def colour(name):
-        digits = re.findall(rf"--{name}:#(\w+)", pages.CSS)[theme]
-        pairs = re.findall("..", digits) if len(digits) == 6 else [2 * digit for digit in digits]
-        return [int(pair, 16) / 255 for pair in pairs]
     for share in np.linspace(-1, 1, 81):
-        tint, opacity = alpha({"style": shades.rgba(share)})
-        shade = [opacity * channel / 255 + (1 - opacity) * ground
-                 for channel, ground in zip(tint, colour("bg"), strict=True)]
-        assert contrast(shade, colour("fg")) >= 4.5, share
+        assert contrast(on_card(share, theme), css_colour("fg", theme)) >= 4.5, share
     for text, ground in itertools.product(("fg", "soft"), ("bg", "page")):
-        assert contrast(colour(text), colour(ground)) >= 4.5
+        assert contrast(css_colour(text, theme), css_colour(ground, theme)) >= 4.5
+
+
+@pytest.mark.parametrize("theme", [0, 1])
+def test_words_that_are_only_read_are_slanted_and_grey_where_it_can_be_read(theme):
+    texts, share = ["One", " day", " it", " rained", "."], shades.GREY
+    values = [share, share + 0.02, -share, 1.0, 0.0]
+    entry = entry_of(texts, values)
+    assert "tw-read" not in section(entry)
+    for token, learnt in zip(entry["tokens"], [False, False, False, True, True]):
+        token["loss"] = learnt
+    spans = [(text, attributes.get("class", "").split()) for text, attributes
+             in Parsed(section(entry)).spans if text.strip() in {text.strip() for text in texts}]
+    assert spans[-5:] == [("One", ["tw-read", "tw-grey"]), (" day", ["tw-read"]),
+                          (" it", ["tw-read", "tw-grey"]), (" rained", []), (".", [])]
+    assert "only read: no loss" in Parsed(section(entry)).text
+    drawn(fig := pictures.plot_token_heatmap([entry]))
+    words = {text.get_text().strip(): text for text in fig.axes[0].texts}
+    assert [words[text.strip()].get_style() for text in texts] == ["italic"] * 3 + ["normal"] * 2
+    assert [words[name].get_color() for name in ("One", "day")] == [figures.SOFT, "black"]
+    assert "slanted: only read" in fig.axes[1].get_xlabel()
+    for sign in (-1, 1):
+        assert contrast(on_card(sign * share, theme), css_colour("soft", theme)) >= 4.5
 
 
 # -- what is asked, what decides -------------------------------------------------------------------
@@ -242,6 +270,17 @@ def test_a_card_opens_with_the_token_that_decides():
     long = entry_of([" word"] * 80 + [" x" * 300] * 2, [0.0] * 80 + [1.0, 0.0])
     shown = Parsed(re.search(r'<p class="tw-quote">(.*?)</p>', section(long))[1]).text
     assert shown.startswith("…word word") and shown.count("word") < 10
+
+
+def test_what_is_only_read_is_not_said_to_be_taught():
+    entry = entry_of(["He", " kept", " it", " in", "side", "."], [0.0, 2e-3, 0.0, 1e-3, 0.0, 0.0])
+    for token, learnt in zip(entry["tokens"], [False, False, False, True, True, True]):
+        token["loss"] = learnt
+    found = quote(entry["tokens"], 1e-3)
+    assert (found["read"], found["predicted"], found["after"]) == ("kept", "", " it inside.")
+    entry["tokens"][3]["influence"] = 5e-3
+    found = quote(entry["tokens"], 1e-3)
+    assert (found["read"], found["predicted"], found["rest"]) == ("in", "side", ".")
 
 
 def test_copied_words_are_marked_apart_from_influence():

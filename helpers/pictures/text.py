@@ -67,8 +67,8 @@ def signed_tokens(entry) -> list[dict]:
 def quote(tokens, influence) -> dict | None:
     """The token that decides, of the sign of the story's `influence`, in its surroundings.
 
-    `{"before", "read", "predicted", "rest", "after", "title", "influence"}`, where "rest" is what
-    is left of the predicted word; None without tokens.
+    `{"before", "read", "predicted", "rest", "after", "title", "influence"}`, where "predicted" is
+    what it is taught to predict and "rest" what is left of that word; None without tokens.
     """
     sign, texts = 1 if influence >= 0 else -1, [token["token"] for token in tokens]
     place = max(range(len(tokens)), key=lambda t: sign * tokens[t]["influence"], default=None)
@@ -77,6 +77,8 @@ def quote(tokens, influence) -> dict | None:
     texts += filter(None, [tokens[-1].get("predicted")])  # the list may stop before the last token
     text, ends = "".join(texts), [0, *accumulate(map(len, texts))]
     start, middle, end = ends[place], ends[place + 1], ends[min(place + 2, len(texts))]
+    if not all(map(is_learnt, tokens[place + 1:place + 2])):
+        end = middle
     if WORD.match(text, start):
         start = WORD_END.search(text[:start]).start()
     start += len(text[start:middle]) - len(text[start:middle].lstrip())

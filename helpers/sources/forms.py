@@ -138,7 +138,8 @@ def form_of(row, here):
                          "model was not trained on")
     if not there:
         raise InputError(f'{here} has no "text", no "prompt" with "completion" and no "messages" '
-                         f"(but {', '.join(map(repr, row))[:80] or 'nothing'}): name its fields so")
+                         f"(but {', '.join(map(repr, row))[:80] or 'nothing'}): save it with one "
+                         "of these")
     return filled[0] if filled else None
 
 

@@ -56,7 +56,8 @@ def _hub_rows(name):
                          "or give a file")
     try:
         for number, row in enumerate(hub_rows(name), 1):
-            yield number, f"row {number}", row | {"id": None}  # none can be mended there
+            row.pop("id", None)  # where it is not unique, nobody here can mend it
+            yield number, f"row {number}", row
     except Exception as error:  # no split "train", several configurations, the network lost …
         raise InputError(f"cannot read the data set {name!r} ({first_line(error)}): save its "
                          "stories as FILE.jsonl, one a line") from error
