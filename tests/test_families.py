@@ -25,7 +25,8 @@ EXPECTED = {
     # stacked experts, and a router with a tuple for a result
     "phimoe": ("right", "gate_up_proj down_proj", "more than one result"),
     "mixtral": ("right", "gate_up_proj down_proj", "mlp.gate is no linear layer"),
-    "gpt_oss": ("right", "gate_up_proj down_proj", "mlp.router is no linear layer"),  # biases, turned
+    # experts with biases, their matrices turned
+    "gpt_oss": ("right", "gate_up_proj down_proj", "mlp.router is no linear layer"),
     "mamba": ("refused", "in_proj x_proj out_proj", "no layer matches"),  # no attention, no MLP
     # its layers see three streams of tokens
     "prophetnet": ("refused", "", "no layer of this model"),

@@ -43,8 +43,9 @@ def track(model, scope=None) -> Tracked:
 
     `scope` is None, "mlp", "all", "trained" (an adapter's own layers) or a regular expression; None
     means "trained" where there is an adapter, else "mlp". Experts kept in one tensor become layers
-    first, in place. Layers that text does not run through are none of them. Of the words those layers that fail are left out, with a note; for a regular
-    expression that matches one, or when none is left, raises InputError with a scope that works.
+    first, in place. Layers that text does not run through are none of them. Of the words those
+    layers that fail are left out, with a note; for a regular expression that matches one, or when
+    none is left, raises InputError with a scope that works.
     """
     if scope is None:
         scope = "trained" if lora_layers(model) else "mlp"
