@@ -10,6 +10,7 @@ import weakref
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -62,22 +63,24 @@ def estimate(setting: Setting, queries=1, method="ekfac", fit_limit=2000, seed=0
     start, count, before = time.perf_counter(), len(setting.corpus), resident(setting.model)
     trial, widths = Trial(setting, queries), [shape(layer) for layer in setting.layers.values()]
     sample = [] if method == "identity" else fit_sample(count, fit_limit, seed)
-    shown = min(count, queries * 2 * (top + (max(SHORT_LIST, top // 2) if index else 0)))
-    seconds = {"fit": trial.fit(sample, method), "questions": trial.questions(queries * prompts)}
+    shown = top + max(SHORT_LIST, top // 2) * index
     if index:
-        seconds["index"] = trial.indexing(count)
+        name, scored = "index", trial.indexing(count)
+    elif all_tokens:
+        name, scored = "scores", trial.tokens(count, queries)
     else:
-        seconds["scores"] = trial.scoring(min(rows or count, count), all_tokens)
-    seconds["tokens of the strongest"] = trial.tokens(shown)
-    factor_bytes = 8 * sum(i * i + o * o + i * o for o, i in widths) if sample else 0
-    disk = {"factors": factor_bytes, "index": 0}
+        name, scored = "scores", trial.scoring(min(rows or count, count))
+    seconds = {"fit": trial.fit(sample, method), "questions": trial.questions(queries * prompts),
+               name: scored,
+               "tokens of the strongest": trial.tokens(min(count, 2 * shown * queries))}
+    disk = {"factors": 8 * sum(i * i + o * o + i * o for o, i in widths) * bool(sample)}
     if index:
-        story = -(-min(MOST_COORDINATES, sum(i * o for o, i in widths)) // 2) + 12
-        disk["index"] = factor_bytes + count * story
-    memory = _memory(setting, before, widths, method, queries * max(1, prompts), all_tokens, index)
+        story = -(-min(MOST_COORDINATES, trial.weights) // 2) + 12
+        disk["index"] = disk["factors"] + count * story
+    memory = _memory(setting, before, widths, method, queries * prompts, all_tokens, index)
     work = (f"{count:,} stories of {sum(map(len, setting.corpus.ids)):,} tokens, {queries} "
-            f"quer{'y' if queries == 1 else 'ies'}, {len(widths)} layers of "
-            f"{sum(i * o for o, i in widths):,} parameters, nothing cached")
+            f"quer{'y' if queries == 1 else 'ies'}, {len(widths)} layers of {trial.weights:,} "
+            "parameters, nothing cached")
     return Estimate(seconds, memory, disk, work, time.perf_counter() - start)
 
 
@@ -88,157 +91,133 @@ class Trial:
 
     def __init__(self, setting: Setting, queries: int):
         self.setting, self.model, self.layers = setting, setting.model, setting.layers
-        ids = setting.corpus.ids
+        self.queries, ids = queries, setting.corpus.ids
+        self.weights = sum(out * into for out, into in map(shape, self.layers.values()))
         order = sorted(range(len(ids)), key=lambda row: len(ids[row]))
         mean = sum(map(len, ids)) / len(ids)
         middle = next(place for place, row in enumerate(order) if len(ids[row]) >= mean)
-        self.one = self._batch(order[middle:middle + 1])
+        self.one = _batch(setting, order[middle:middle + 1])
         self._pass(self.one)  # the first is slower
         most = min(setting.batch_size, setting.max_positions() // self.one.labels.shape[1])
-        fits = min(most, int(PATIENCE / _seconds(self._pass, self.one)), len(ids))
-        first = max(0, min(middle - fits // 2, len(ids) - max(2, fits)))
-        self.several = self._batch(order[first:first + max(2, fits)])
-        self.queries, self.asked = queries, min(queries, self._few_queries())
-
-    def _batch(self, rows):
-        return padded(self.setting.corpus.ids, rows, self.setting.corpus.loss_masks).to(
-            self.setting.device)
-
-    def _few_queries(self):
-        weights = sum(o * i for o, i in map(shape, self.layers.values()))
-        return max(1, ROOM // (4 * weights))
+        most = max(2, min(most, int(PATIENCE / _seconds(self._pass, self.one)), len(ids)))
+        first = max(0, min(middle - most // 2, len(ids) - most))
+        self.several = _batch(setting, order[first:first + most])
 
     def _pass(self, batch):
         backward_pass(self.model, self.layers, batch)
 
-    def _line(self, call, by_rows=False):
-        """`(seconds a batch, seconds a position)` of a step, or a row."""
-        sizes = [len(batch.index) if by_rows else batch.labels.numel()
-                 for batch in (self.one, self.several)]
-        times = [_seconds(call, batch) for batch in (self.one, self.several)]
-        slope = max(0.0, (times[1] - times[0]) / max(1, sizes[1] - sizes[0]))
-        return max(0.0, times[0] - slope * sizes[0]), slope
+    def _line(self, seconds, by_rows=False):
+        """`(seconds a batch, seconds a position)` of a step, or a row, by its `seconds(batch)`."""
+        small, large = ((len(batch.index) if by_rows else batch.labels.numel())
+                        for batch in (self.one, self.several))
+        first, second = seconds(self.one), seconds(self.several)
+        slope = max(0.0, (second - first) / max(1, large - small))
+        return max(0.0, first - slope * small), slope
 
     def _over(self, line, rows, by_rows=False):
-        """The seconds of a step for these rows of the corpus, or as many of typical length."""
+        """The seconds of a step for these rows of the corpus, or for as many of them as named."""
         if isinstance(rows, int):
             count = len(self.setting.corpus)
-            return self._over(line, range(count), by_rows) * rows / count if rows else 0.0
-        rows, sizes = processes.share(list(rows)), []
-        ids = [self.setting.corpus.ids[row] for row in rows]
-        for batch in batches(ids, self.setting.batch_size, self.setting.max_positions()):
-            sizes.append(len(batch.index) if by_rows else batch.labels.numel())
+            return self._over(line, range(count), by_rows) * rows / count
+        ids = [self.setting.corpus.ids[row] for row in processes.share(list(rows))]
+        sizes = [len(batch.index) if by_rows else batch.labels.numel() for batch in
+                 batches(ids, self.setting.batch_size, self.setting.max_positions())]
         return len(sizes) * line[0] + sum(sizes) * line[1]
 
     def fit(self, rows, method) -> float:
         """Both passes of the fit, and the eigenvectors between them."""
         if not rows:
             return 0.0
-        seconds, few = 0.0, rows[::max(1, len(rows) // ENOUGH)]
-        plain = self._line(lambda batch: pseudo_gradients(self.model, self.layers, batch))
-        if method != "diagonal":
-            seconds += self._over(plain, few) + self._over(self._per_layer(covariances), few)
-            seconds += self._eigenvectors()
-        if method != "kfac":
-            seconds += self._over(plain, rows)
-            seconds += self._over(self._per_layer(self._moments, True), rows, True)
+        few = rows[::max(1, len(rows) // ENOUGH)]
+        plain = self._line(partial(_seconds, partial(pseudo_gradients, self.model, self.layers)))
+        seconds = (self._over(plain, few) + self._over(self._per_layer(covariances), few)
+                   + self._eigenvectors())
+        if method == "ekfac":
+            seconds += self._over(plain, rows) + self._over(self._turning(), rows, True)
         return seconds
 
-    def _moments(self, model, layers, stream, pseudo):
-        blocks = {name: axes(layer) for name, layer in layers.items()}
-        return second_moments(model, layers, stream, blocks, pseudo)
+    def _turning(self):
+        """The line, by rows, of turning gradients into the eigenbasis and squaring them."""
+        def moments(model, layers, stream, pseudo):
+            blocks = {name: axes(layer) for name, layer in layers.items()}
+            return second_moments(model, layers, stream, blocks, pseudo)
+        return self._per_layer(moments, True)
 
     def _per_layer(self, step, by_rows=False):
-        """The line of what a step does for the layers, one of each shape being tried."""
-        kinds = Counter(map(shape, self.layers.values()))
-        total = [0.0, 0.0]
-        for kind, count in kinds.items():
-            name = next(name for name, layer in self.layers.items() if shape(layer) == kind)
-            layer = {name: self.layers[name]}
+        """The line of what a step does for the layers; one of each shape is tried."""
+        total = torch.zeros(2, dtype=torch.float64)
+        for kind, count in Counter(map(shape, self.layers.values())).items():
+            layer = dict([next(pair for pair in self.layers.items() if shape(pair[1]) == kind)])
             held = {id(batch): backward_pass(self.model, layer, batch)[0]
                     for batch in (self.one, self.several)}
 
             def again(batch, layer=layer, held=held):
                 """One more batch: what is made once for all of them is left out."""
                 def run(stream):
-                    return step(self.model, layer, stream, pseudo=lambda _, __, batch, *___:
-                                held[id(batch)])
-                return _seconds(run, [batch, batch]) - _seconds(run, [batch])
-            times = [max(0.0, again(batch)) for batch in (self.one, self.several)]
-            sizes = [len(batch.index) if by_rows else batch.labels.numel()
-                     for batch in (self.one, self.several)]
-            slope = max(0.0, (times[1] - times[0]) / max(1, sizes[1] - sizes[0]))
-            total[0] += count * max(0.0, times[0] - slope * sizes[0])
-            total[1] += count * slope
-        return tuple(total)
+                    step(self.model, layer, stream, pseudo=lambda *given: held[id(given[2])])
+                return max(0.0, _seconds(run, [batch, batch]) - _seconds(run, [batch]))
+            total += count * torch.tensor(self._line(again, by_rows), dtype=torch.float64)
+        return total.tolist()
 
     def _eigenvectors(self):
-        sizes = Counter(side for layer in self.layers.values() for side in shape(layer))
-        seconds = 0.0
-        for size, count in sizes.items():
+        seconds, generator = 0.0, torch.Generator().manual_seed(0)
+        one = torch.eye(1, dtype=torch.float64)
+        sides = Counter(side for layer in self.layers.values() for side in shape(layer))
+        for size, count in sides.items():
             tried = min(size, WIDEST)
-            drawn = torch.randn(tried, tried, dtype=torch.float64,
-                                generator=torch.Generator().manual_seed(0))
-            sums = {"tokens": torch.tensor(1), "sequences": torch.tensor(1),
-                    "A/": drawn @ drawn.T, "S/": torch.eye(1, dtype=torch.float64)}
+            drawn = torch.randn(tried, tried, dtype=torch.float64, generator=generator)
+            sums = {"tokens": one, "sequences": one, "A/": drawn @ drawn.T, "S/": one}
             seconds += count * _seconds(factors, sums) * (size / tried) ** 3
         return seconds
 
     def questions(self, count) -> float:
         """A pass for each prompt, and its gradient into the eigenbasis and back."""
-        fixed, slope = self._per_layer(self._moments, True)
-        return count * (_seconds(self._pass, self.one) + 2 * (fixed + slope))
+        return count * (_seconds(self._pass, self.one) + 2 * sum(self._turning()))
 
-    def scoring(self, rows, all_tokens=False) -> float:
-        """Scores of as many stories on all queries."""
-        if all_tokens:
-            return self.tokens(rows, self.queries)
-        lines = [self._scores(number) for number in sorted({1, self.asked})]
-        per_query = (0.0, 0.0)
-        if len(lines) == 2:
-            per_query = tuple((b - a) / (self.asked - 1) for a, b in zip(*lines))
-        more = self.queries - self.asked
-        return self._over(tuple(max(0.0, b + more * q) for b, q in zip(lines[-1], per_query)), rows)
+    def scoring(self, rows) -> float:
+        """Scores of as many stories on all queries; the trial asks as many as memory allows."""
+        asked = max(1, min(self.queries, ROOM // (4 * self.weights)))
+        few, many = self._scores(1), self._scores(asked)
+        more = (self.queries - asked) / max(1, asked - 1)
+        return self._over([max(0.0, b + more * (b - a)) for a, b in zip(few, many)], rows)
 
     def _scores(self, queries):
-        ihvps = {name: torch.ones(queries, *shape(layer), device=self.setting.device)
-                 for name, layer in self.layers.items()}
-        count = len(self.setting.corpus)
-        return self._line(lambda batch: sequence_scores(self.model, self.layers, [batch], ihvps,
-                                                        count))
+        count, ihvps = len(self.setting.corpus), self._ones(queries)
+        return self._line(partial(_seconds, lambda batch: sequence_scores(
+            self.model, self.layers, [batch], ihvps, count)))
+
+    def _ones(self, queries):
+        return {name: torch.ones(queries, *shape(layer), device=self.setting.device)
+                for name, layer in self.layers.items()}
 
     def tokens(self, rows, queries=1) -> float:
         """Token values of as many stories, each for so many queries."""
-        ihvps = {name: torch.ones(1, *shape(layer), device=self.setting.device)
-                 for name, layer in self.layers.items()}
-        plain = self._line(self._pass)
-
-        def step(batch):
-            return tokenwise(self.model, self.layers, [batch], ihvps, 1,
-                             [(0, row) for row in batch.index])
-        asked = self._line(step)
-        return self._over(tuple(max(a, p + (a - p) * queries) for a, p in zip(asked, plain)), rows)
+        ihvps, plain = self._ones(1), self._line(partial(_seconds, self._pass))
+        asked = self._line(partial(_seconds, lambda batch: tokenwise(
+            self.model, self.layers, [batch], ihvps, 1, [(0, row) for row in batch.index])))
+        return self._over([max(a, p + (a - p) * queries) for a, p in zip(asked, plain)], rows)
 
     def indexing(self, rows) -> float:
         """A pass, a turn into the eigenbasis and four bits a number, for as many stories."""
-        weights = sum(o * i for o, i in map(shape, self.layers.values()))
-        vector = torch.randn(1, min(weights, MOST_COORDINATES))
-        packing = (0.0, _seconds(quantise, vector))
-        turned = self._per_layer(self._moments, True)
-        return (self._over(self._line(self._pass), rows) + self._over(turned, rows, True)
-                + self._over(packing, rows, True))
+        vector = torch.randn(1, min(self.weights, MOST_COORDINATES))
+        each, turned = self._turning()
+        return (self._over(self._line(partial(_seconds, self._pass)), rows)
+                + self._over((each, turned + _seconds(quantise, vector)), rows, True))
+
+
+def _batch(setting, rows):
+    return padded(setting.corpus.ids, rows, setting.corpus.loss_masks).to(setting.device)
 
 
 def _seconds(call, *arguments):
-    """The seconds of a call; the least of three where it is short."""
-    times = []
-    while not times or (len(times) < 3 and sum(times) < 0.3):
-        start = time.perf_counter()
+    """The seconds of a call, the mean of some where it is short."""
+    start, calls = time.perf_counter(), 0
+    while not calls or (calls < 3 and time.perf_counter() - start < 0.3):
         call(*arguments)
         if torch.cuda.is_available():
             torch.cuda.synchronize()
-        times.append(time.perf_counter() - start)
-    return min(times)
+        calls += 1
+    return (time.perf_counter() - start) / calls
 
 
 # -- memory --------------------------------------------------------------------------------------
@@ -302,7 +281,7 @@ def pass_bytes(setting) -> tuple[float, int]:
                   key=lambda batch: batch.labels.numel()).index[::-1]
     counts = []
     for rows in (largest[:1], largest[:2]):
-        batch = padded(setting.corpus.ids, rows, setting.corpus.loss_masks).to(setting.device)
+        batch = _batch(setting, rows)
         with Live(setting.model) as live:
             backward_pass(setting.model, setting.layers, batch)
         counts.append(live.peak)
