@@ -10,7 +10,7 @@ import weakref
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
@@ -30,6 +30,8 @@ from .setting import Setting
 PATIENCE = 1.5  # seconds that one step's larger batch may take
 WIDEST = 1024  # matrices up to this size are taken apart; beyond, time goes with the cube
 ROOM = 2**30  # bytes for the trial's own queries
+# times what lives at once: malloc keeps pieces of earlier batches, measured up to as much again
+KEPT = 1.5
 
 
 @dataclass
@@ -133,9 +135,10 @@ class Trial:
         seconds = (self._over(plain, few) + self._over(self._per_layer(covariances), few)
                    + self._eigenvectors())
         if method == "ekfac":
-            seconds += self._over(plain, rows) + self._over(self._turning(), rows, True)
+            seconds += self._over(plain, rows) + self._over(self._turning, rows, True)
         return seconds
 
+    @cached_property
     def _turning(self):
         """The line, by rows, of turning gradients into the eigenbasis and squaring them."""
         def moments(model, layers, stream, pseudo):
@@ -172,12 +175,13 @@ class Trial:
 
     def questions(self, count) -> float:
         """A pass for each prompt, and its gradient into the eigenbasis and back."""
-        return count * (_seconds(self._pass, self.one) + 2 * sum(self._turning()))
+        return count * (_seconds(self._pass, self.one) + 2 * sum(self._turning))
 
     def scoring(self, rows) -> float:
         """Scores of as many stories on all queries; the trial asks as many as memory allows."""
         asked = max(1, min(self.queries, ROOM // (4 * self.weights)))
-        few, many = self._scores(1), self._scores(asked)
+        many = self._scores(asked)
+        few = self._scores(1) if self.queries > asked > 1 else many
         more = (self.queries - asked) / max(1, asked - 1)
         return self._over([max(0.0, b + more * (b - a)) for a, b in zip(few, many)], rows)
 
@@ -192,15 +196,16 @@ class Trial:
 
     def tokens(self, rows, queries=1) -> float:
         """Token values of as many stories, each for so many queries."""
-        ihvps, plain = self._ones(1), self._line(partial(_seconds, self._pass))
+        ihvps = self._ones(1)
         asked = self._line(partial(_seconds, lambda batch: tokenwise(
             self.model, self.layers, [batch], ihvps, 1, [(0, row) for row in batch.index])))
+        plain = asked if queries == 1 else self._line(partial(_seconds, self._pass))
         return self._over([max(a, p + (a - p) * queries) for a, p in zip(asked, plain)], rows)
 
     def indexing(self, rows) -> float:
         """A pass, a turn into the eigenbasis and four bits a number, for as many stories."""
         vector = torch.randn(1, min(self.weights, MOST_COORDINATES))
-        each, turned = self._turning()
+        each, turned = self._turning
         return (self._over(self._line(partial(_seconds, self._pass)), rows)
                 + self._over((each, turned + _seconds(quantise, vector)), rows, True))
 
@@ -225,6 +230,7 @@ def _seconds(call, *arguments):
 def _memory(setting, before, widths, method, queries, all_tokens, index):
     """Bytes at the peak, by what they hold: the largest of the job's phases."""
     in_pass, rows = pass_bytes(setting)
+    in_pass *= KEPT
     sides = 8 * sum(i * i + o * o for o, i in widths)
     weights = sum(i * o for o, i in widths)
     gradients = 3 * 4 * rows * max(i * o for o, i in widths)  # one layer's at a time
