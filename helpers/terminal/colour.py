@@ -13,8 +13,8 @@ PLAIN = "\x1b[0m"
 
 
 def wanted(stream=None, environment=None) -> bool:
-    """Whether to colour what goes to the stream (stdout). NO_COLOR and FORCE_COLOR decide first
-    (no-color.org, force-color.org); else it has to be a terminal that knows 256 colours."""
+    """Whether to colour what goes to the stream (stdout). NO_COLOR and FORCE_COLOR decide first;
+    else it has to be a terminal that knows 256 colours."""
     stream, known = stream or sys.stdout, os.environ if environment is None else environment
     if known.get("NO_COLOR"):
         return False
