@@ -27,6 +27,7 @@ import traceback
 import warnings
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import transformers
@@ -39,6 +40,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from transformers.pytorch_utils import Conv1D
 
 from helpers import curvature, influence
+from helpers.sources.experts import spread
 from helpers.stories import batches
 from helpers.terminal import kept
 from helpers.terminal.options import main as job
@@ -217,6 +219,27 @@ def run_job(folder, place, method, scope):
     return code, said.getvalue(), json.loads(out.read_text(encoding="utf-8")), load_file(scores)
 
 
+class Expert(NamedTuple):
+    """One of the matrices that transformers keeps in one tensor, with their biases."""
+    weight: torch.Tensor
+    bias: torch.Tensor | None
+    number: int
+    turned: bool
+
+    def parameters(self):
+        return [part[self.number] for part in (self.weight, self.bias) if part is not None]
+
+
+def layer_of(model, name):
+    """The layer, or the place in its stack, that the job tracked under this name."""
+    stack, number, matrix = re.match(r"(?:(.*)\.(\d+)\.)?(.*)", name).groups()
+    if stack and isinstance(getattr(model.get_submodule(stack), matrix, None), torch.Tensor):
+        module = model.get_submodule(stack)
+        return Expert(getattr(module, matrix), getattr(module, f"{matrix}_bias", None),
+                      int(number), getattr(module, "is_transposed", False))
+    return model.get_submodule(name)
+
+
 class Oracle:
     """The gradients of query and stories by autograd, a sequence at a time, without the helpers."""
 
@@ -224,8 +247,9 @@ class Oracle:
         """`names` of the tracked layers; `longest` story in tokens, as the job cut them."""
         self.model = AutoModelForCausalLM.from_pretrained(folder / "model",
                                                           dtype=torch.float32).eval()
-        layers = {name: self.model.get_submodule(name) for name in names}
-        owners = {id(layer.weight): name for name, layer in layers.items()}
+        layers = {name: layer_of(self.model, name) for name in names}
+        owners = {(id(layer.weight), getattr(layer, "number", 0)): name
+                  for name, layer in layers.items()}
         # one of those that share a weight
         self.layers = {name: layers[name] for name in owners.values()}
         tokenizer = AutoTokenizer.from_pretrained(folder / "model")
@@ -239,14 +263,18 @@ class Oracle:
         """`{layer: (out, in+1)}` of −log p(ids[start:] | ids[:start])."""
         logits = self.model(input_ids=torch.tensor([ids])).logits[0, start - 1:-1]
         loss = -logits.log_softmax(-1).gather(1, torch.tensor(ids[start:])[:, None]).sum()
-        weights = [part for layer in self.layers.values() for part in (layer.weight, layer.bias)
-                   if part is not None]
-        found, rows = iter(torch.autograd.grad(loss, weights, materialize_grads=True)), {}
+        weights = {id(part): part for layer in self.layers.values()
+                   for part in (layer.weight, layer.bias) if part is not None}
+        found = torch.autograd.grad(loss, list(weights.values()), materialize_grads=True)
+        found, rows = dict(zip(weights, found)), {}
         for name, layer in self.layers.items():
-            weight = next(found)
-            weight = weight.T if isinstance(layer, Conv1D) else weight
-            bias = [] if layer.bias is None else [next(found)[:, None]]
-            rows[name] = torch.cat([weight, *bias], 1)
+            weight, *bias = (found[id(part)] for part in (layer.weight, layer.bias)
+                             if part is not None)
+            if isinstance(layer, Expert):
+                weight, *bias = (part[layer.number] for part in (weight, *bias))
+            turned = isinstance(layer, Conv1D) or getattr(layer, "turned", False)
+            weight = weight.T if turned else weight
+            rows[name] = torch.cat([weight, *(part[:, None] for part in bias)], 1)
         return rows
 
     def scores(self, direction):
@@ -341,10 +369,12 @@ def compare(folder, place, runs) -> dict:
               for method in runs}
     direction = {name: row[None] for name, row in oracle.query.items()}
     stream, count = batches(oracle.ids, 16, 1), len(oracle.ids)
-    by_sequence = influence.sequence_scores(oracle.model, oracle.layers, stream, direction, count)
-    errors["tokens"] = difference(scores["token"].sum(-1), by_sequence)
     owned = sum(weight.numel() for layer in oracle.layers.values() for weight in layer.parameters())
     total = sum(weight.numel() for weight in oracle.model.parameters())
+    spread(oracle.model, "all")  # only now, when the oracle has its gradients
+    layers = {name: oracle.model.get_submodule(name) for name in oracle.layers}
+    by_sequence = influence.sequence_scores(oracle.model, layers, stream, direction, count)
+    errors["tokens"] = difference(scores["token"].sum(-1), by_sequence)
     tracked, note = found.get("tracked") or {}, []
     if tracked and (tracked["parameters"], tracked["of"]) != (owned, total):
         note.append(f"it counts {tracked['parameters']} of {tracked['of']} parameters, not {owned} "

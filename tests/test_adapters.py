@@ -4,8 +4,8 @@ import re
 
 import pytest
 import torch
-from builders import (ADVICE, autograd_gradient, complaint, loss_of, make_tokenizer, random_ids,
-                      tiny_model)
+from builders import (ADVICE, PROMPT, autograd_gradient, complaint, loss_of, make_tokenizer,
+                      query_loss, random_ids, tiny_model)
 from safetensors.torch import save_file
 from torch import nn
 from transformers.pytorch_utils import Conv1D
@@ -326,3 +326,27 @@ def test_peft_reads_what_was_saved(tmp_path):
     save_adapter(model, tmp_path / "adapter", tmp_path / "base")
     plain, _ = load_model(tmp_path / "base", "cpu", fused=False)
     assert same(peft.PeftModel.from_pretrained(plain, tmp_path / "adapter").eval(), model)
+
+
+# -- the job ---------------------------------------------------------------------------------------
+
+def test_the_job_asks_an_adapted_model(house, result, tmp_path):
+    model, tokenizer = load_model(house / "model", "cpu")
+    for layer in add_lora(model, rank=2).values():
+        layer.weight.data.normal_(0, 0.3, generator=torch.manual_seed(2))
+    save_adapter(model, tmp_path / "adapter", house / "model")
+    found = result(PROMPT, "--completion", " fox", "--method", "identity", "--model",
+                   tmp_path / "adapter")
+    layers = lora_layers(model)
+    count = sum(layer.weight.numel() for layer in layers.values())
+    assert found["tracked"] == {"layers": len(layers), "parameters": count, "note": None,
+                                "of": sum(weight.numel() for weight in model.parameters())}
+    query = tokenizer(f"{PROMPT} fox")["input_ids"]
+    start = len(tokenizer(PROMPT)["input_ids"])
+    weights = [layer.weight for layer in layers.values()]
+    asked = torch.autograd.grad(query_loss(model, query, start), weights)
+    for entry in found["queries"][0]["influences"]:
+        ids = tokenizer(entry["text"])["input_ids"][:64]
+        told = torch.autograd.grad(loss_of(model, ids), weights)
+        expected = sum((a * b).sum() for a, b in zip(asked, told)).item() / found["n_train"]
+        assert entry["influence"] == pytest.approx(expected, rel=1e-3, abs=1e-6)

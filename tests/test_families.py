@@ -18,14 +18,15 @@ EXPECTED = {
     "opt": ("right", "fc1 fc2", ""),  # sequences and tokens in one axis
     "roberta": ("right", "dense", ""),  # of 40 positions 38 can be read
     "whisper": ("right", "fc1 fc2", ""),  # the decoder alone; its positions have another name
-    # stacked experts, one for all
-    "deepseek_v3": ("right", "gate_proj up_proj down_proj", "experts.gate_up_proj"),
+    # stacked experts beside one for all; their router is no linear layer
+    "deepseek_v3": ("right", "gate_proj up_proj down_proj gate_up_proj", "mlp.gate is no linear"),
     # of the experts nothing but the router is a linear layer
     "jetmoe": ("right", "layer", "input_linear"),
-    # a router with a tuple for a result
-    "phimoe": ("refused", "q_proj k_proj v_proj o_proj", "more than one result"),
-    # stacked experts, and their routers
-    "mixtral": ("refused", "q_proj k_proj v_proj o_proj", "no layer matches"),
+    # stacked experts, and a router with a tuple for a result
+    "phimoe": ("right", "gate_up_proj down_proj", "more than one result"),
+    "mixtral": ("right", "gate_up_proj down_proj", "mlp.gate is no linear layer"),
+    # experts with biases, their matrices turned
+    "gpt_oss": ("right", "gate_up_proj down_proj", "mlp.router is no linear layer"),
     "mamba": ("refused", "in_proj x_proj out_proj", "no layer matches"),  # no attention, no MLP
     # its layers see three streams of tokens
     "prophetnet": ("refused", "", "no layer of this model"),

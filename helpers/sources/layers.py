@@ -15,6 +15,7 @@ from transformers.pytorch_utils import Conv1D
 from ..capture import Capture, find_layers, frozen, in_mlp
 from ..stories import InputError, logits_of, padded, sequence_loss
 from .adapters import lora_layers
+from .experts import spread
 
 SIZE = (2, 3)  # sequences and tokens of the trial; different, so that axes are not confused
 TOKENS = SIZE[0] * SIZE[1]
@@ -41,12 +42,16 @@ def track(model, scope=None) -> Tracked:
     """The layers of `find_layers` that a trial shows to be tracked rightly.
 
     `scope` is None, "mlp", "all", "trained" (an adapter's own layers) or a regular expression; None
-    means "trained" where there is an adapter, else "mlp". Layers that text does not run through are
-    none of them. Of the words those layers that fail are left out, with a note; for a regular
-    expression that matches one, or when none is left, raises InputError with a scope that works.
+    means "trained" where there is an adapter, else "mlp". Experts kept in one tensor become layers
+    first, in place. Layers that text does not run through are none of them. Of the words those
+    layers that fail are left out, with a note; for a regular expression that matches one, or when
+    none is left, raises InputError with a scope that works.
     """
-    scope = scope or ("trained" if lora_layers(model) else "mlp")
+    if scope is None:
+        scope = "trained" if lora_layers(model) else "mlp"
     try:
+        if scope != "trained":
+            spread(model, scope)
         wanted = trained(model) if scope == "trained" else find_layers(model, scope)
     except InputError as problem:
         if scope != "mlp":
@@ -168,7 +173,8 @@ def _misplaced(model, layers, ids, first):
                 continue
             difference = (calls[0] - before).abs().reshape(*SIZE, -1).amax(-1)
             moved = difference > 1e-5 * before.abs().max()
-            own = moved[b, t].item()
+            here = torch.stack([calls[0], before]).reshape(2, *SIZE, -1)[:, b, t]
+            own = moved[b, t].item() or not here.any()  # zeros: not sent to this expert
             moved[b, t:] = False  # what has read the changed token may move
             if moved.any() or not own:
                 faults[name] = "is given rows in another order than that of the tokens"

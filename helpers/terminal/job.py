@@ -10,8 +10,9 @@ from ..sources import (Tracked, context_length, load_model, load_queries, load_s
 from ..sources.files import check_writable, local_path, output, save_tensors, save_text
 from ..sources.texts import as_message, beginnings
 from ..stories import InputError, Query
-from . import processes
+from . import colour, processes
 from .answers import ask, exact_scores, exact_token_scores, explain_indexed, matching, told
+from .estimate import Estimate, estimate
 from .fitting import fit
 from .index import open_index
 from .setting import Setting, batch_note
@@ -33,6 +34,11 @@ def run(request: Request) -> None:
     """Does what is asked; raises InputError with one clear line."""
     check_outputs(request)
     setting, tracked, queries, contexts = read(request)
+    if request.estimate:
+        guess = estimated(request, setting, queries, contexts)
+        if processes.rank() == 0:
+            say(str(guess))
+        return processes.stop()
     if request.index:
         index = open_index(setting, request.index, **request.fitting)
         damping, scores = index.curvature.damping, None
@@ -127,6 +133,15 @@ def tell(note) -> None:
         print(f"note: {pictures.visible(note, ' ')}", file=sys.stderr)
 
 
+def estimated(request: Request, setting: Setting, queries, contexts) -> Estimate:
+    """What the request takes, with nothing kept of an earlier run."""
+    rows = request.prefilter and request.prefilter * len(queries)
+    sides = 1 + any(query.against is not None for query in queries)
+    return estimate(setting, len(queries), request.method, request.fit_limit, request.seed,
+                    request.top, rows, prompts=sides * (len(contexts) or 1),
+                    all_tokens=bool(request.all_scores), index=bool(request.index))
+
+
 # -- show and write ------------------------------------------------------------------------------
 
 def write(result: dict, scores, request: Request) -> None:
@@ -139,8 +154,7 @@ def write(result: dict, scores, request: Request) -> None:
         except InputError as problem:
             problems.append(str(problem))
 
-    attempt(say, "\n\n".join(pictures.text_table(query, result["unit"])
-                             for query in result["queries"]))
+    attempt(say, "\n\n".join(table(query, result["unit"]) for query in result["queries"]))
     if request.json:
         attempt(write_json, result, request.json)
     if request.html:
@@ -152,6 +166,12 @@ def write(result: dict, scores, request: Request) -> None:
     if request.html:
         print(f"open {request.html} in a browser to read every story word by word",
               file=sys.stderr)
+
+
+def table(query: dict, unit: str) -> str:
+    """A query's table; in a terminal that can, its strongest stories in colour, too."""
+    coloured = [colour.stories(query)] if query["influences"] and colour.wanted() else []
+    return "\n\n".join([pictures.text_table(query, unit), *coloured])
 
 
 def say(text: str) -> None:

@@ -55,6 +55,8 @@ def build_parser():
         help="answer from an index of gradients in this folder; built by the first question")
     add("--precision", choices=["float32", "bfloat16"], default="float32",
         help="of the model (default: %(default)s)")
+    add("--estimate", action="store_true",
+        help="say how much time, memory and disk this takes, and stop")
     _add_outputs(add)
     return parser
 
