@@ -10,8 +10,8 @@ from dataclasses import dataclass, fields
 import torch
 
 from .exact import joined
-from .stories import (IGNORE, Batch, InputError, batches, encode_query, logits_of, padded,
-                      plain_attention, token_losses)
+from .stories import (Batch, InputError, batches, encode_query, logits_of, padded, plain_attention,
+                      token_losses)
 
 
 @dataclass(frozen=True)
@@ -137,10 +137,8 @@ def _states(model, ids, recipe, seed, weights):
 def query_batch(tokenizer, queries, context: int) -> Batch:
     """All queries as one batch whose only targets are the completions' tokens."""
     encoded = [encode_query(tokenizer, query, context) for query in queries]
-    batch = padded([query.ids for query in encoded], list(range(len(encoded))))
-    for row, query in enumerate(encoded):
-        batch.labels[row, :query.start - 1] = IGNORE
-    return batch
+    masks = [[place >= start for place in range(len(ids))] for ids, start in encoded]
+    return padded([query.ids for query in encoded], list(range(len(encoded))), masks)
 
 
 def log_probs(model, batch: Batch, theta: torch.Tensor) -> torch.Tensor:
