@@ -12,8 +12,8 @@ from tqdm.auto import tqdm
 from ..classroom.command import whole_folder
 from ..retrain import Recipe, query_batch
 from ..search import tfidf_scores
-from ..sources import context_length, load_model, load_queries, track
-from ..sources.files import check_writable, output, read_checked, save_checked
+from ..sources import context_length, load_model, track
+from ..sources.files import check_writable, local_path, output, read_checked, save_checked
 from ..sources.texts import plain_queries
 from ..stories import InputError, sequence_loss
 from ..terminal import kept as keeping
@@ -24,10 +24,11 @@ from ..terminal.options import build_parser
 from . import BASELINES
 from .ledger import Ledger, digest
 from .report import report, table
-from .training import ByCommand, ByRecipe
+from .training import ByCommand, ByRecipe, records
 
 LEAST = 8  # stories
 DRAWS = 4  # random orders, which the queries share
+SHARED = ("model", "stories", "queries", "limit", "max_tokens", "scope", "device")  # options
 
 
 def judge(options) -> None:
@@ -49,6 +50,7 @@ def judge(options) -> None:
             return
         for job in tqdm(left.values(), "trainings", file=sys.stderr, disable=not left):
             bench.outcome(*job)
+        shutil.rmtree(bench.folder / "training", ignore_errors=True)
     result = report(bench, scores)
     say(table(result))
     if options.json:
@@ -74,14 +76,13 @@ class Bench:
         self.options, self.folder = options, options.out
         self.seeds = list(range(options.seeds))
         self.judging = self.seeds[1:] or self.seeds  # the methods have seen seed 0
-        for number, query in enumerate(load_queries(options.queries), 1):
-            if query.completion is None:
-                raise InputError(f"query {number} of {options.queries} has no completion: write "
-                                 "what the model should be judged by")
-        asked = {"model", "stories", "queries", "limit", "max_tokens", "scope", "device"}
-        self.request = Request(**vars(build_parser().parse_args([])) | {"top": 1} | {
-            name: value for name, value in vars(options).items() if name in asked})
+        self.request = Request(**vars(build_parser().parse_args([])) | {
+            name: getattr(options, name) for name in SHARED} | {"top": 1, "cache": None})
         self.setting, _, self.queries, _ = read(self.request)
+        for number, record in records(local_path(options.queries)):
+            if record.get("completion") is None:
+                raise InputError(f"{options.queries}: line {number} has no \"completion\": write "
+                                 "what is to be explained; the model that would say it changes")
         self.count = len(self.setting.corpus)
         if self.count < LEAST:
             raise InputError(f"{self.count} stories are too few to judge by: give {LEAST} or more")
@@ -99,7 +100,7 @@ class Bench:
         if options.train:
             return ByCommand(options.train, self.request, setting, self.folder / "training")
         recipe = Recipe(epochs=options.epochs, batch_size=options.batch_size, rate=options.rate)
-        return ByRecipe(setting.model, setting.corpus, recipe)
+        return ByRecipe(setting, recipe)
 
     def open(self) -> None:
         """Reads what is done. Raises InputError where it belongs to something else."""
@@ -126,11 +127,12 @@ class Bench:
         key, first = self.key(kept, seed), seed == 0 and bool(kept.all())
         if key not in self.ledger.done or first and not (self.folder / "model").is_dir():
             began = time.monotonic()
-            model = self.train(kept, seed)
-            values = self.measured(model)
+            values = self.measured(self.train(kept, seed))
             self.check(values, kept, seed)
             if first:
-                self.keep(model)
+                shutil.rmtree(self.folder / "model", ignore_errors=True)
+                with whole_folder(self.folder / "model") as made:
+                    self.train.save(made)
             self.ledger.add(key, what=what, log_probs=values.tolist(),
                             seconds=round(time.monotonic() - began, 3))
         return torch.tensor(self.ledger.done[key]["log_probs"], dtype=torch.float64)
@@ -142,16 +144,13 @@ class Bench:
         if kept.all() and torch.equal(values, self.measured(self.setting.model)):
             raise InputError("training changed nothing: the queries' log-probabilities are those "
                              "of the base model; is the trained model what is written?")
-        whole = self.ledger.done.get(self.key(self.everything, seed), {}).get("log_probs")
-        if not kept.all() and values.tolist() == whole:
+        whole = [self.ledger.done.get(self.key(self.everything, one), {}).get("log_probs")
+                 for one in (0, seed)]
+        if kept.all() and seed and values.tolist() == whole[0]:
+            tell("another seed gives the same model: does the command of --train use {seed}?")
+        if not kept.all() and values.tolist() == whole[1]:
             raise InputError(f"leaving out {int((~kept).sum())} of {self.count} stories changed "
                              "nothing: is it {stories} that the command of --train reads?")
-
-    def keep(self, model):
-        shutil.rmtree(self.folder / "model", ignore_errors=True)
-        with whole_folder(self.folder / "model") as made:
-            model.save_pretrained(made)
-            self.setting.tokenizer.save_pretrained(made)
 
     def estimate(self, left: list) -> str | None:
         """How long these trainings will take, by the one of all stories."""

@@ -85,15 +85,15 @@ def less(gap, baseline, interval) -> dict:
 
 def table(result: dict) -> str:
     """What is printed."""
-    seeds, own = result["judged_on"], len(result["seeds"]) == 1
-    lines = [f"{result['stories']} stories, {len(result['queries'])} queries; "
-             f"{result['subsets']} random subsets of {result['kept']}; the methods see the model "
-             f"of seed 0, judged on {'it (--seeds 2 gives others)' if own else f'seeds {seeds}'}",
-             "", "LDS (rank correlation over the subsets; 95% intervals)", *rows(result["lds"])]
+    judges = ", ".join(map(str, result["judged_on"]))
+    lines = [f"{result['stories']} stories, {len(result['queries'])} queries, {result['subsets']} "
+             f"random subsets of {result['kept']}; methods see the model of seed 0, judged on seed "
+             f"{judges}", "", "LDS (rank correlation over the subsets; 95% intervals)",
+             *rows(result["lds"])]
     if result["noise_ceiling"] is not None:
         lines.append(f"{'noise allows':{WIDE}} {result['noise_ceiling']:5.2f}")
     for part in result["removed"]:
-        lines += ["", f"change in nats without the first {part['share']:.3g} of the list "
+        lines += ["", f"change in nats without the first {100 * part['share']:.3g}% of its list "
                   f"({part['stories']} of {result['stories']} stories)", *rows(part["methods"])]
     return "\n".join(lines)
 
