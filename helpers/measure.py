@@ -32,9 +32,8 @@ def profile_correlation(profiles: list[torch.Tensor]) -> float:
 
 
 def lds(predicted, actual) -> torch.Tensor:
-    """Linear datamodelling score of each query, `(…, Q)` (Park et al. 2023): over S subsets,
-    Spearman's correlation of the scores summed over the stories kept and f after retraining on
-    them, both `(…, S, Q)`. Ties share their rank; where all are tied it is 0."""
+    """Linear datamodelling score by query, `(…, Q)` (Park et al. 2023): Spearman's correlation over
+    S subsets of the kept stories' summed scores with f after retraining, both `(…, S, Q)`."""
     a, b = (torch.from_numpy(rankdata(values, axis=-2)) for values in (predicted, actual))
     a, b = (ranks - ranks.mean(-2, keepdim=True) for ranks in (a, b))
     return (a * b).sum(-2) / (a.norm(dim=-2) * b.norm(dim=-2)).clamp(min=1e-9)

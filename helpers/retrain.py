@@ -6,6 +6,7 @@ log-probability of a query under the trained model, can be measured for any w an
 `metagradient`, differentiated by all of them. What comes after that does without unrolling.
 """
 from dataclasses import dataclass, fields
+from functools import partial
 
 import torch
 
@@ -194,10 +195,8 @@ def path_damping(states: list[State], ids, recipe: Recipe, part=slice(None)) -> 
 
 def layer_places(model, layers: dict) -> dict[str, torch.Tensor]:
     """Where each layer's weights lie in θ, `{layer: (out, in+1)}`; tied weights have one place."""
-    parameters = list(model.parameters())
-    rows = torch.arange(sum(map(torch.Tensor.numel, parameters)))
-    own = {id(parameter): row.view_as(parameter) for parameter, row in
-           zip(parameters, rows.split(list(map(torch.Tensor.numel, parameters))))}
+    places = parameters_of(model, torch.arange(sum(map(torch.Tensor.numel, model.parameters()))))
+    own = {id(parameter): places[name] for name, parameter in model.named_parameters()}
     return {name: joined(layer, lambda parameter: own[id(parameter)])
             for name, layer in layers.items()}
 
@@ -210,9 +209,7 @@ def term_slopes(model, ids, theta: torch.Tensor, directions: torch.Tensor) -> to
     slopes = theta.new_zeros(len(directions), len(ids), max(map(len, ids)))
     for batch in batches(ids, 8):
         def along(direction, batch=batch):
-            def losses(theta):
-                return losses_of(model, batch, theta)
-            return torch.func.jvp(losses, (theta,), (direction,))[1]
+            return torch.func.jvp(partial(losses_of, model, batch), (theta,), (direction,))[1]
         with plain_attention(), torch.no_grad():
             values = torch.func.vmap(along, chunk_size=8)(directions)
         slopes[:, batch.index, :values.shape[-1]] = values
