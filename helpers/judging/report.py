@@ -7,6 +7,7 @@ from ..measure import lds, lds_interval
 from . import BASELINES
 
 WIDE = 16
+NAMES = {"identity": "dot product", "tfidf": "TF-IDF"}  # in the table
 
 
 def report(bench, scores: dict) -> dict:
@@ -101,9 +102,10 @@ def table(result: dict) -> str:
 def rows(methods: dict) -> list[str]:
     lines = []
     for name, entry in methods.items():
-        line = f"{name:{WIDE}} {entry['value']:5.2f}  {between(entry['interval'])}"
+        line = f"{NAMES.get(name, name):{WIDE}} {entry['value']:5.2f}  {between(entry['interval'])}"
         if "baseline" in entry:
-            line += (f"  less {entry['baseline']}: {entry['less_baseline']:+.2f} "
+            best = NAMES.get(entry["baseline"], entry["baseline"])
+            line += (f"  less {best}: {entry['less_baseline']:+.2f} "
                      f"{between(entry['less_interval'])}"
                      + ("" if entry["told_apart"] else ", not told apart"))
         if "measured_by_predicted" in entry:
