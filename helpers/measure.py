@@ -1,7 +1,8 @@
-"""How well an attribution does where the truth is known: separation, place, flatness."""
+"""How well an attribution does where the truth is known: separation, place, flatness, LDS."""
 from itertools import combinations
 
 import torch
+from scipy.stats import rankdata
 
 
 def auc(positive: torch.Tensor, negative: torch.Tensor) -> float:
@@ -28,3 +29,22 @@ def profile_correlation(profiles: list[torch.Tensor]) -> float:
         length = min(len(first), len(second))
         values.append(torch.corrcoef(torch.stack([first[:length], second[:length]]))[0, 1])
     return torch.stack(values).mean().item()
+
+
+def lds(predicted, actual) -> torch.Tensor:
+    """Linear datamodelling score by query, `(…, Q)` (Park et al. 2023): Spearman's correlation over
+    S subsets of the kept stories' summed scores with f after retraining, both `(…, S, Q)`."""
+    a, b = (torch.from_numpy(rankdata(values, axis=-2)) for values in (predicted, actual))
+    a, b = (ranks - ranks.mean(-2, keepdim=True) for ranks in (a, b))
+    return (a * b).sum(-2) / (a.norm(dim=-2) * b.norm(dim=-2)).clamp(min=1e-9)
+
+
+def lds_interval(predicted, actual, other=None, draws=300) -> list[float]:
+    """95% bootstrap interval of the mean `lds`, less that of the predictions `other`: subsets and
+    queries drawn again, with replacement, the same for both."""
+    draw = torch.Generator().manual_seed(0)
+    again = [[torch.randint(n, (n,), generator=draw) for n in actual.shape] for _ in range(draws)]
+    rows, queries = map(torch.stack, zip(*again))
+    values = lds(predicted[rows], actual[rows])
+    values = values if other is None else values - lds(other[rows], actual[rows])
+    return values.gather(1, queries).mean(1).quantile(values.new_tensor([0.025, 0.975])).tolist()

@@ -6,11 +6,12 @@ log-probability of a query under the trained model, can be measured for any w an
 `metagradient`, differentiated by all of them. What comes after that does without unrolling.
 """
 from dataclasses import dataclass, fields
+from functools import partial
 
 import torch
 
 from .exact import joined
-from .stories import (IGNORE, Batch, Corpus, InputError, batches, encode_query, logits_of, padded,
+from .stories import (Batch, Corpus, InputError, batches, encode_query, logits_of, padded,
                       plain_attention, token_losses)
 
 
@@ -161,10 +162,8 @@ def loss_weights(corpus: Corpus) -> torch.Tensor:
 def query_batch(tokenizer, queries, context: int) -> Batch:
     """All queries as one batch whose only targets are the completions' tokens."""
     encoded = [encode_query(tokenizer, query, context) for query in queries]
-    batch = padded([query.ids for query in encoded], list(range(len(encoded))))
-    for row, query in enumerate(encoded):
-        batch.labels[row, :query.start - 1] = IGNORE
-    return batch
+    masks = [[place >= start for place in range(len(ids))] for ids, start in encoded]
+    return padded([query.ids for query in encoded], list(range(len(encoded))), masks)
 
 
 def log_probs(model, batch: Batch, theta: torch.Tensor) -> torch.Tensor:
@@ -220,10 +219,8 @@ def path_damping(states: list[State], ids, recipe: Recipe, part=slice(None)) -> 
 
 def layer_places(model, layers: dict) -> dict[str, torch.Tensor]:
     """Where each layer's weights lie in θ, `{layer: (out, in+1)}`; tied weights have one place."""
-    parameters = list(trainable(model).values())
-    rows = torch.arange(sum(map(torch.Tensor.numel, parameters)))
-    own = {id(parameter): row.view_as(parameter) for parameter, row in
-           zip(parameters, rows.split(list(map(torch.Tensor.numel, parameters))))}
+from .stories import (Batch, Corpus, InputError, batches, encode_query, logits_of, padded,
+                      plain_attention, token_losses)
     return {name: joined(layer, lambda parameter: own[id(parameter)])
             for name, layer in layers.items()}
 
@@ -236,9 +233,7 @@ def term_slopes(model, ids, theta: torch.Tensor, directions: torch.Tensor) -> to
     slopes = theta.new_zeros(len(directions), len(ids), max(map(len, ids)))
     for batch in batches(ids, 8):
         def along(direction, batch=batch):
-            def losses(theta):
-                return losses_of(model, batch, theta)
-            return torch.func.jvp(losses, (theta,), (direction,))[1]
+            return torch.func.jvp(partial(losses_of, model, batch), (theta,), (direction,))[1]
         with plain_attention(), torch.no_grad():
             values = torch.func.vmap(along, chunk_size=8)(directions)
         slopes[:, batch.index, :values.shape[-1]] = values
