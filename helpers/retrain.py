@@ -219,8 +219,8 @@ def path_damping(states: list[State], ids, recipe: Recipe, part=slice(None)) -> 
 
 def layer_places(model, layers: dict) -> dict[str, torch.Tensor]:
     """Where each layer's weights lie in θ, `{layer: (out, in+1)}`; tied weights have one place."""
-from .stories import (Batch, Corpus, InputError, batches, encode_query, logits_of, padded,
-                      plain_attention, token_losses)
+    places = parameters_of(model, torch.arange(len(start(model).theta)))
+    own = {id(parameter): places[name] for name, parameter in trainable(model).items()}
     return {name: joined(layer, lambda parameter: own[id(parameter)])
             for name, layer in layers.items()}
 

@@ -36,11 +36,13 @@ class Story(NamedTuple):
 class Query:
     """What is asked: why `completion` after `prompt`, and why that rather than `against`? The model
     writes a completion that is None; None against it asks for the completion alone. The prompt of a
-    `chat` holds its special tokens, as a Story's text."""
+    `chat` holds its special tokens, as a Story's text. `also` are prompts that ask the same in
+    other words: explained is the mean over all of them."""
     prompt: str
     completion: str | None = None
     against: str | None = None
     chat: bool = False
+    also: tuple[str, ...] = ()
 
 
 class EncodedQuery(NamedTuple):

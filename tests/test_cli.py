@@ -21,7 +21,8 @@ from safetensors.torch import load_file
 from builders import (PROMPT, REAL, ROOT, close, command, jsonl, made_up, make_model,
                       make_tokenizer, save_model, snapshot)
 
-KEYS = ["model", "stories", "method", "n_train", "target", "unit", "damping", "tracked", "queries"]
+KEYS = ["model", "stories", "method", "n_train", "target", "rank", "unit", "damping", "tracked",
+        "queries"]
 ENTRY_KEYS = ["rank", "index", "id", "text", "influence", "layers", "tokens"]
 
 
@@ -29,8 +30,8 @@ ENTRY_KEYS = ["rank", "index", "id", "text", "influence", "layers", "tokens"]
 
 def check_query(query, top):
     """One query of the JSON: order of the stories, completeness over tokens and over layers."""
-    assert list(query) == ["prompt", "completion", "against", "log_prob", "log_prob_against",
-                           "contexts", "influences"]
+    assert list(query) == ["prompt", "also", "completion", "against", "log_prob",
+                           "log_prob_against", "contexts", "influences"]
     assert query["log_prob"] < 0
     values = [entry["influence"] for entry in query["influences"]]
     positive, negative = [v for v in values if v > 0], [v for v in values if v < 0]
@@ -50,6 +51,21 @@ def check_query(query, top):
         whole = pytest.approx(entry["influence"], abs=1e-4 * scale)
         assert sum(token["influence"] for token in tokens) == whole
         assert sum(entry["layers"].values()) == whole
+
+
+def test_rank_relatif_orders_by_influence_and_length(house, cli, tmp_path):
+    lists = []
+    for rank in ("influence", "relatif"):
+        code, _, err = cli(PROMPT, "--completion", " fox", "--rank", rank, "--json",
+                           tmp_path / "a.json", "--top", 3)
+        assert code == 0, err
+        found = json.loads((tmp_path / "a.json").read_text(encoding="utf-8"))
+        assert found["rank"] == rank
+        lists.append([(entry["id"], entry["influence"])
+                      for entry in found["queries"][0]["influences"]])
+    assert lists[0] != lists[1]
+    code, _, err = cli(PROMPT, "--completion", " fox", "--rank", "relatif", "--index", tmp_path)
+    assert code == 2 and "--rank relatif goes neither with --index" in err
 
 
 def test_json_is_as_promised(house, cli, tmp_path):

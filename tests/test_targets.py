@@ -359,6 +359,39 @@ def test_a_contrast_is_the_difference_of_two(worded, contexts, target):
     assert both.against[1] is None
 
 
+@pytest.mark.parametrize("contexts", [0, 2])
+def test_other_wordings_are_asked_with_the_prompt_and_the_mean_is_explained(worded, contexts):
+    curvature, wordings = fit(worded), [PROMPT, "Look, it was a", "One day there ran a"]
+    query = Query(wordings[0], " fox", " sea", also=tuple(wordings[1:]))
+    texts = drawn(worded, [query], contexts, seed=1)
+    asked = ask(worded, [query], curvature, texts)
+    apart = [ask(worded, [Query(prompt, " fox", " sea")], curvature, texts) for prompt in wordings]
+    for mean, parts in ((asked.log_probs[0], [one.log_probs[0] for one in apart]),
+                        (asked.against[0], [one.against[0] for one in apart])):
+        assert float(mean) == pytest.approx(sum(map(float, parts)) / 3, rel=1e-5)
+    expected = torch.stack([exact_scores(worded, one)["sequence"][0] for one in apart]).mean(0)
+    found = exact_scores(worded, asked)["sequence"][0]
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4 * expected.abs().max().item())
+
+
+def test_relatif_is_influence_by_the_length_of_the_story(worded):
+    """Against the dense matrix: √(rᵀ(G+λI)⁻¹r), layer by layer."""
+    curvature = fit(worded)
+    asked = ask(worded, [Query(PROMPT, " fox")], curvature)
+    found = exact_scores(worded, asked, curvature=curvature)
+    assert torch.equal(found["sequence"], exact_scores(worded, asked)["sequence"])
+    for batch in worded.stream():
+        captured, _ = backward_pass(worded.model, worded.layers, batch)
+        for place, row in enumerate(batch.index):
+            square = 0
+            for name, record in captured.items():
+                r, g = record.gradients()[place].flatten().double(), curvature.dense(name)
+                g = g + curvature.damping[name] * torch.eye(len(g), dtype=torch.float64)
+                square += (r @ torch.linalg.solve(g, r)).item()
+            expected = found["sequence"][0, row].item() / square ** 0.5
+            assert found["relatif"][0, row].item() == pytest.approx(expected, rel=1e-3)
+
+
 def test_words_match_what_stands_against_too(worded):
     corpus = tokenise([Story(word, f"One day a {word} ran by.") for word in ("fox", "hen", "owl")],
                       worded.tokenizer, 64)
@@ -384,8 +417,8 @@ def test_entries_hold_what_was_asked(worded):
     scores = exact_scores(worded, asked)["sequence"]
     picks = top_indices(scores, 2)
     (answer,) = entries(worded, asked, picks, picked_tokens(worded, asked.ihvps, picks))
-    assert list(answer) == ["prompt", "completion", "against", "log_prob", "log_prob_against",
-                            "contexts", "influences"]
+    assert list(answer) == ["prompt", "also", "completion", "against", "log_prob",
+                            "log_prob_against", "contexts", "influences"]
     assert (answer["against"], answer["contexts"]) == (" sea", asked.contexts)
     assert answer["log_prob_against"] == asked.against[0] < 0
     json.dumps(answer)

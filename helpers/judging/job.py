@@ -119,7 +119,9 @@ class Bench:
     def measured(self, model) -> torch.Tensor:
         """log p of every query's completion, less that of what stands against it, `(Q,)`."""
         values = [-sequence_loss(model, batch.to(self.setting.device)) for batch in self.batches]
-        return torch.stack([value[0] - value[1:].sum() for value in values]).cpu()
+        sides = [value.unflatten(0, (-1, 1 + len(query.also))).mean(1)
+                 for query, value in zip(self.queries, values)]
+        return torch.stack([side[0] - side[1:].sum() for side in sides]).cpu()
 
     def outcome(self, kept, seed, what=None) -> torch.Tensor:
         """What was measured after training on the stories kept, `(Q,)`; trained if it must be.

@@ -29,10 +29,7 @@ class ByRecipe:
     def __call__(self, kept, seed):
         end = train(self.setting.model, self.setting.corpus.ids, self.recipe, seed,
                     self.weights * kept[:, None])
-        with torch.no_grad():
-            for name, value in parameters_of(self.trained, end.theta).items():
-                self.trained.get_parameter(name).copy_(value)
-        return self.trained
+        return put(self.trained, end.theta)
 
     def save(self, folder):
         self.trained.save_pretrained(folder)

@@ -137,6 +137,8 @@ def text_table(query, unit=UNIT) -> str:
         against = fit(query["against"], 28).rstrip()
         lines.append(f"{'rather than'.rjust(columns(prompt))} →{against}  "
                      f"(log p = {query['log_prob_against']:.3f})")
+    if query.get("also"):
+        lines.append(f"(means over {1 + len(query['also'])} wordings)")
     for heading, entries in by_sign(query):
         lines += ["", f"{heading} ({unit})", COLUMNS]
         lines += map(_row, entries) if entries else [" none among those shown"]

@@ -87,8 +87,8 @@ def check_ids(tokenizer, ids, what) -> None:
 # -- queries -------------------------------------------------------------------------------------
 
 def load_queries(path, tokenizer=None) -> list[Query]:
-    """Queries of a JSONL file, one {"prompt": …, optional "completion" and "against"} a line, or
-    with "messages" in place of the prompt. Raises InputError."""
+    """Queries of a JSONL file, one {"prompt": …, optional "completion", "against" and "also"} a
+    line, or with "messages" in place of the prompt. Raises InputError."""
     queries, path = [], local_path(path)
     for _, where, row in jsonl_rows(path, '{"prompt": …}'):
         here, chat = f"{path}: {where}", "messages" in row
@@ -103,30 +103,43 @@ def load_queries(path, tokenizer=None) -> list[Query]:
                 advice = "a few words of a story" if name == "prompt" else "a word or leave it out"
                 raise InputError(f'{here}: "{name}" is not a text: write {advice}')
         texts = {name: text and clean(text) for name, text in texts.items()}
-        queries.append(Query(**texts, chat=chat))
+        queries.append(Query(**texts, chat=chat, also=_wordings(row, tokenizer, chat, here)))
     if not queries:
         raise InputError(f'{path} holds no queries: write one {{"prompt": …}} a line')
     return queries
+
+
+def _wordings(row, tokenizer, chat, here) -> tuple[str, ...]:
+    """The other prompts of a row, of a chat its last message in other words."""
+    also = row.get("also") or []
+    if not (isinstance(also, list) and all(clean(text).strip() for text in also)):
+        raise InputError(f'{here}: "also" is not a list of texts: write ["…", "…"], the same '
+                         "question in other words, or leave it out")
+    if not chat:
+        return tuple(map(clean, also))
+    *before, last = row["messages"]
+    return tuple(question(tokenizer, [*before, last | {"content": text}], here) for text in also)
 
 
 def as_message(tokenizer, query: Query) -> Query:
     """The query with its prompt as a user's message, if it is not made of messages already."""
     if query.chat or not query.prompt.strip():
         return query
-    message = {"role": "user", "content": query.prompt}
-    return replace(query, prompt=question(tokenizer, [message], "the prompt"), chat=True)
+    first, *also = [question(tokenizer, [{"role": "user", "content": prompt}], "the prompt")
+                    for prompt in (query.prompt, *query.also)]
+    return replace(query, prompt=first, also=tuple(also), chat=True)
 
 
 def read_query(model, tokenizer, query: Query, **writing) -> tuple[Query, EncodedQuery, list[str]]:
     """A query with its completion, as token ids, and what may not have been meant. Without a
     completion the model writes one; `writing` are options of `complete`. Raises InputError, also
     for what is too long or no Unicode."""
-    typed = [query.completion is not None, True]
+    typed = query.completion is not None
     if query.against is not None and not query.against.strip():
         raise InputError("the text against the completion is empty: give the word or words that "
                          "could follow the prompt instead")
     try:
-        if not typed[0]:
+        if not typed:
             query = replace(query, completion=complete(model, tokenizer, query.prompt,
                                                        chat=query.chat, **writing))
         plain = plain_queries(query)
@@ -136,16 +149,19 @@ def read_query(model, tokenizer, query: Query, **writing) -> tuple[Query, Encode
         raise InputError(f"{said!r} is not valid Unicode: type it in UTF-8") from None
     for each in encoded:
         check_ids(tokenizer, each.ids, "the query")
-    if encoded[1:] and encoded[0] == encoded[1]:
+    if query.against is not None and encoded[0] == encoded[len(encoded) // 2]:
         raise InputError(f"{query.against!r} stands against itself, it is the completion: give "
                          "another word")
-    notes = [note for each in zip(plain, encoded, typed) for note in query_notes(tokenizer, *each)]
+    notes = [note for each, ids in zip(plain, encoded) for note in
+             query_notes(tokenizer, each, ids, typed or each.completion != query.completion)]
     return query, encoded[0], list(dict.fromkeys(notes))
 
 
 def plain_queries(query: Query, contexts=()) -> list[Query]:
-    """A query taken apart: its completion, behind each of the contexts, then what is against it."""
-    prompts = [f"{text} {query.prompt.lstrip()}" for text in contexts] or [query.prompt]
+    """A query taken apart: its completion behind each of its prompts, and these behind each of the
+    contexts; then what is against it."""
+    asked = [query.prompt, *query.also]
+    prompts = [f"{text} {prompt.lstrip()}" for text in contexts for prompt in asked] or asked
     answers = [query.completion] if query.against is None else [query.completion, query.against]
     return [Query(prompt, answer, chat=query.chat) for answer in answers for prompt in prompts]
 

@@ -1,11 +1,11 @@
 """Queries asked of a setting, and the answers as the JSON describes them."""
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from ..capture import backward_pass
 from ..curvature import Curvature
-from ..influence import (Strongest, query_gradients, sequence_scores, token_scores, tokenwise,
+from ..influence import (Strongest, query_gradients, scores_and_lengths, token_scores, tokenwise,
                          top_indices)
 from ..search import candidates
 from ..sources.models import context_length
@@ -31,12 +31,12 @@ class Asked:
 
 
 def ask(setting: Setting, queries: list[Query], curvature: Curvature, contexts=()) -> Asked:
-    """The queries' gradients, and what the curvature makes of them. The mean over the prompts
-    behind the texts `contexts`, if there are any, of log p of the completion, less that of what
+    """The queries' gradients, and what the curvature makes of them. The mean over the prompts,
+    behind the texts `contexts` if there are any, of log p of the completion, less that of what
     stands against it. Raises InputError."""
-    longest, count = context_length(setting.model), len(contexts) or 1
-    gradients, log_probs, against = [], [], []
+    longest, gradients, log_probs, against = context_length(setting.model), [], [], []
     for query in queries:  # in turn: memory stays that of one
+        count = len(plain_queries(replace(query, against=None), contexts))
         encoded = [encode_query(setting.tokenizer, plain, longest)
                    for plain in plain_queries(query, contexts)]
         rows, logs = query_gradients(setting.model, setting.layers, encoded)
@@ -58,13 +58,18 @@ def combined(rows: dict, weights: torch.Tensor) -> dict:
 
 # -- scores --------------------------------------------------------------------------------------
 
-def exact_scores(setting: Setting, asked: Asked, rows=None) -> dict[str, torch.Tensor]:
-    """`sequence (Q, N)` of the corpus rows (None: all), 0 elsewhere. Raises InputError if not
-    finite."""
-    stream = setting.stream(rows, "scoring")
-    scores = sequence_scores(setting.model, setting.layers, stream, asked.ihvps,
-                             len(setting.corpus))
-    return {"sequence": finite(processes.total(scores))}
+def exact_scores(setting: Setting, asked: Asked, rows=None,
+                 curvature=None) -> dict[str, torch.Tensor]:
+    """`sequence (Q, N)` of the corpus rows (None: all), 0 elsewhere; with a curvature also
+    `relatif`, every score divided by the length of its story. Raises InputError if not finite."""
+    scores, lengths = scores_and_lengths(
+        setting.model, setting.layers, setting.stream(rows, "scoring"), asked.ihvps,
+        [] if curvature is None else [curvature], len(setting.corpus))
+    found = {"sequence": finite(processes.total(scores))}
+    if curvature is not None:
+        lengths = processes.total(lengths)[0]
+        found["relatif"] = torch.where(lengths > 0, found["sequence"] / lengths, 0)
+    return found
 
 
 def exact_token_scores(setting: Setting, asked: Asked, rows=None) -> dict[str, torch.Tensor]:
@@ -118,8 +123,8 @@ def short_list(rough: torch.Tensor, top: int) -> list[Strongest]:
 
 
 def told(setting: Setting, asked: Asked, scores: torch.Tensor, top: int) -> list[dict]:
-    """The `queries` part of the JSON for exact scores `(Q, N)`: for every query its `top` positive,
-    then its `top` negative stories."""
+    """The `queries` part of the JSON for scores `(Q, N)`: for every query the `top` positive, then
+    the `top` negative stories by them, with their influence."""
     picks = top_indices(scores, top)
     return entries(setting, asked, picks, picked_tokens(setting, asked.ihvps, picks))
 
@@ -133,8 +138,9 @@ def entries(setting: Setting, asked: Asked, picks: list[Strongest], values: dict
             for rank, row in enumerate(side, start=1):
                 influences.append(entry(rank, row, setting.corpus, values[number, row],
                                         list(setting.layers), setting.tokenizer))
-        answers.append({"prompt": query.prompt, "completion": query.completion,
-                        "against": query.against, "log_prob": asked.log_probs[number].item(),
+        answers.append({"prompt": query.prompt, "also": list(query.also),
+                        "completion": query.completion, "against": query.against,
+                        "log_prob": asked.log_probs[number].item(),
                         "log_prob_against": asked.against[number], "contexts": asked.contexts,
                         "influences": influences})
     return answers

@@ -47,10 +47,15 @@ def run(request: Request) -> None:
         curvature = fit(setting, **request.fitting)
         asked = ask(setting, queries, curvature, contexts)
         rows = request.prefilter and matching(queries, setting.corpus, request.prefilter)
-        scores = (exact_token_scores if request.all_scores else exact_scores)(setting, asked, rows)
-        damping, answers = curvature.damping, told(setting, asked, scores["sequence"], request.top)
+        if request.all_scores:
+            scores = exact_token_scores(setting, asked, rows)
+        else:
+            scores = exact_scores(setting, asked, rows,
+                                  curvature if request.rank == "relatif" else None)
+        order = scores["relatif" if request.rank == "relatif" else "sequence"]
+        damping, answers = curvature.damping, told(setting, asked, order, request.top)
     result = {"model": request.model, "stories": request.stories, "method": request.method,
-              "n_train": len(setting.corpus), "target": setting.target,
+              "n_train": len(setting.corpus), "target": setting.target, "rank": request.rank,
               "unit": pictures.UNITS[setting.target], "damping": damping,
               "tracked": tracked.summary(), "queries": answers}
     if processes.rank() == 0:
@@ -67,6 +72,9 @@ def check_outputs(request: Request) -> None:
     if request.index and other:
         raise InputError("--index goes neither with --all-scores nor --prefilter nor --method "
                          "identity: leave one of them out")
+    if request.rank == "relatif" and (request.index or request.all_scores):
+        raise InputError("--rank relatif goes neither with --index nor with --all-scores: leave "
+                         "one of them out")
     model = local_path(request.model, "model")
     read = [local_path(request.stories, "stories.jsonl"),
             *(model.glob("*") if os.path.isdir(model) else []),
@@ -138,7 +146,8 @@ def estimated(request: Request, setting: Setting, queries, contexts) -> Estimate
     rows = request.prefilter and request.prefilter * len(queries)
     sides = 1 + any(query.against is not None for query in queries)
     return estimate(setting, len(queries), request.method, request.fit_limit, request.seed,
-                    request.top, rows, prompts=sides * (len(contexts) or 1),
+                    request.top, rows, prompts=sides * (len(contexts) or 1) * max(
+                        1 + len(query.also) for query in queries),
                     all_tokens=bool(request.all_scores), index=bool(request.index))
 
 

@@ -71,9 +71,12 @@ def _add_question(add):
         help="ask behind K beginnings of stories, and take the mean (default: the prompt alone)")
     add("--target", choices=["influence", "content"], default="influence",
         help="what one more copy of a story would do, or what it holds (default: %(default)s)")
+    add("--rank", choices=["influence", "relatif"], default="influence",
+        help="by influence, or by influence divided by the story's length (RelatIF), which finds "
+             "what is learnt for good (default: %(default)s)")
     add("--queries", metavar="FILE.jsonl",
-        help='many at once, one {"prompt": …, "completion": …, "against": …} a line '
-             '("messages" in place of the prompt asks a chat model)')
+        help='many at once, one {"prompt": …, "completion": …, "against": …, "also": […]} a line '
+             '("messages" in place of the prompt asks a chat model; "also": other wordings)')
 
 
 def _add_outputs(add):
