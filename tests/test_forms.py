@@ -343,6 +343,16 @@ def test_queries_of_a_chat_model(tmp_path):
     asked, plain = load_queries(path, tokenizer)
     prompt = tokenizer.apply_chat_template(TALK[:2], tokenize=False, add_generation_prompt=True)
     assert asked == Query(prompt, PLACE, TIME, chat=True) and plain == Query(FIRST)
+    worded, many = load_queries(jsonl(tmp_path / "many.jsonl", [
+        {"messages": TALK[:2], "completion": PLACE, "also": ["Where, then?"]},
+        {"prompt": FIRST, "also": ["One day", "Once"]}]), tokenizer)
+    last = [TALK[0], TALK[1] | {"content": "Where, then?"}]
+    assert worded.also == (tokenizer.apply_chat_template(last, tokenize=False,
+                                                         add_generation_prompt=True),)
+    assert (worded.prompt, many) == (prompt, Query(FIRST, also=("One day", "Once")))
+    for also in ("One day", [""], [1]):
+        bad = jsonl(tmp_path / "bad.jsonl", [{"prompt": FIRST, "also": also}])
+        assert '"also" is not a list of texts' in complaint(load_queries, bad, tokenizer)
     query, (ids, start), notes = read_query(model, tokenizer, asked)
     assert (query, notes) == (asked, [])
     assert ids == tokenizer.apply_chat_template(TALK[:3], tokenize=True, return_dict=False)[:-2]
