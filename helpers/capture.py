@@ -1,18 +1,14 @@
 """Hooks: what goes into each tracked layer (ā) and the loss gradient by what comes out (Ds)."""
 import re
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from weakref import WeakKeyDictionary
+from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from .stories import IGNORE, Batch, InputError, content_weights, logits_of, token_losses
+from .stories import Batch, InputError, content_weights, logits_of, token_losses
 
-SLICE = 2 ** 21  # logits held at once: what a processor's cache can hold
-PLAIN = WeakKeyDictionary()  # by model, whether its logits are its output head's own
 MLP_PARTS = {"mlp", "mlps", "mlp_block", "shared_mlp", "feed_forward", "ffn", "fc1", "fc2",
              "intermediate"}
 
@@ -140,24 +136,19 @@ def backward_pass(model, layers, batch: Batch, choose_labels=None) -> tuple[Capt
     """One forward and backward pass of the summed loss; returns `(captured, losses (batch,))`.
 
     The labels are the batch's, whose terms are weighted for a batch of target "content", or
-    `choose_labels(logits)`, or drawn from the model by uniform numbers `(B, T)` in its place; these
-    terms are never weighted. No attention mask is needed:
+    `choose_labels(logits)`, whose terms never are. No attention mask is needed:
     padding stands on the right, so causal attention never lets a real token read it, and it has
     no target, so no gradient reaches it: its Ds are exactly zero. Raises InputError for a layer
     that did not run, or whose output no gradient reached.
     """
-    head = None if callable(choose_labels) else plain_head(model, layers, batch)
-    weighted = batch.target == "content" and choose_labels is None
+    weighted = batch.target == "content" and not choose_labels
+    shorter = getattr(model, "shorter_way", lambda *_: None)(model, layers, batch, choose_labels)
     with frozen(model), torch.enable_grad(), Capture(layers, batch.labels.shape) as captured:
-        if head is not None:
-            outputs = hidden_states(model, batch)
-            losses, gradients = through_head(head, outputs.detach(), batch, choose_labels, weighted)
+        if shorter:  # the same from slices of the logits, see sources.head
+            outputs, losses, gradients = shorter(weighted)
         else:
-            logits, labels = logits_of(model, batch), batch.labels
-            if callable(choose_labels):
-                labels = choose_labels(logits.detach())
-            elif choose_labels is not None:
-                labels = drawn_labels(logits.detach(), batch, choose_labels)
+            logits = logits_of(model, batch)
+            labels = choose_labels(logits.detach()) if choose_labels else batch.labels
             outputs = losses = token_losses(logits, labels)
             gradients = content_weights(losses) if weighted else torch.ones_like(losses)
         if outputs.requires_grad:  # else not one of the layers has a say: told below
@@ -168,58 +159,3 @@ def backward_pass(model, layers, batch: Batch, choose_labels=None) -> tuple[Capt
                              "behind it works in place, or nothing uses it; leave it out with "
                              "--scope")
     return captured, losses.detach().sum(1)
-
-
-# -- the output head, a slice at a time ----------------------------------------------------------
-
-def plain_head(model, layers, batch: Batch) -> nn.Linear | None:
-    """The output head, where a trial on the batch's first row shows that nothing comes behind it
-    (some models scale or cap their logits); None where it is tracked itself."""
-    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
-    if type(head) is not nn.Linear or model.base_model is model or head in layers.values():
-        return None
-    if model not in PLAIN:
-        row = replace(batch, input_ids=batch.input_ids[:1])
-        with torch.no_grad():
-            hidden = hidden_states(model, row)
-            PLAIN[model] = (hidden.shape[-1] == head.in_features and torch.equal(
-                head(hidden).float(), logits_of(model, row).float()))
-    return head if PLAIN[model] else None
-
-
-def hidden_states(model, batch: Batch) -> torch.Tensor:
-    """What the output head reads, `(B, T, hidden)`."""
-    return model.base_model(input_ids=batch.input_ids, use_cache=False)[0]
-
-
-def through_head(head, hidden, batch: Batch, uniforms=None, weighted=False):
-    """Losses `(B, T)` and their sum's gradient by `hidden`, (p − onehot) W, of positions with a
-    target. There is never more than a slice of the logits: all would be most of the memory."""
-    losses, gradients = torch.zeros_like(batch.labels, dtype=hidden.dtype), torch.zeros_like(hidden)
-    places = (batch.labels != IGNORE).nonzero()
-    for b, t in (part.T for part in places.split(max(1, SLICE // head.out_features))):
-        logits = F.linear(hidden[b, t], head.weight, head.bias)
-        log_p = (logits if logits.dtype == torch.float64 else logits.float()).log_softmax(-1)
-        p = log_p.exp()
-        labels = batch.labels[b, t] if uniforms is None else picked(p, uniforms[b, t])
-        losses[b, t] = term = -log_p.gather(1, labels[:, None])[:, 0]
-        p.scatter_add_(1, labels[:, None], -torch.ones_like(p[:, :1]))
-        if weighted:
-            p *= content_weights(term)[:, None]
-        gradients[b, t] = p.to(hidden.dtype) @ head.weight
-    return losses, gradients
-
-
-def picked(p: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
-    """For each row of `p (n, vocabulary)` the label at which its running sum passes its uniform
-    number's share of the whole."""
-    cumulative = p.float().cumsum(-1)
-    labels = torch.searchsorted(cumulative, uniforms[:, None] * cumulative[:, -1:])[:, 0]
-    return labels.clamp(max=p.shape[-1] - 1)
-
-
-def drawn_labels(logits, batch: Batch, uniforms) -> torch.Tensor:
-    """Labels picked by `uniforms (B, T)` at every real target, −100 elsewhere."""
-    # in turn: with a large vocabulary each is megabytes
-    drawn = [picked(row.float().softmax(-1), numbers) for row, numbers in zip(logits, uniforms)]
-    return torch.where(batch.labels == IGNORE, IGNORE, torch.stack(drawn))

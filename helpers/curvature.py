@@ -10,11 +10,12 @@ is computed from sums (`factors`, `corrected`) does not care how many passes or 
 import hashlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
-from .capture import Capture, backward_pass, drawn_labels, shape
-from .stories import InputError
+from .capture import Capture, backward_pass, shape
+from .stories import IGNORE, InputError
 
 DAMPING_FACTOR = 0.1  # λ = 0.1 × mean eigenvalue of the block (Grosse et al. 2023, section 3)
 
@@ -198,13 +199,22 @@ def sampled_labels(logits: torch.Tensor, batch, seed: int, number=0) -> torch.Te
     row, so that neither padding nor the other sequences in the batch change what is drawn. One
     uniform number picks each label through the cumulative distribution.
     """
-    return drawn_labels(logits, batch, uniforms(batch, seed, number).to(logits.device))
+    numbers = uniforms(batch, seed, number).to(logits.device)
+    # in turn: with a large vocabulary each is megabytes
+    drawn = [picked(row.float().softmax(-1), its) for row, its in zip(logits, numbers)]
+    return torch.where(batch.labels == IGNORE, IGNORE, torch.stack(drawn))
+
+
+def picked(p: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
+    """The label of each row of `p (n, vocabulary)` at which its sum passes the uniform number."""
+    cumulative = p.float().cumsum(-1)
+    labels = torch.searchsorted(cumulative, numbers[:, None] * cumulative[:, -1:])[:, 0]
+    return labels.clamp(max=p.shape[-1] - 1)
 
 
 def uniforms(batch, seed: int, number=0) -> torch.Tensor:
     """The numbers that draw the labels, `(batch, token)`."""
-    count = batch.labels.shape[1]
-    return torch.stack([_uniform(seed, number, row, count) for row in batch.index])
+    return torch.stack([_uniform(seed, number, row, batch.labels.shape[1]) for row in batch.index])
 
 
 def _uniform(seed, number, row, count):
@@ -221,8 +231,8 @@ def pseudo_gradients(model, layers, batch, seed=0, number=0, labels="sampled") -
     `labels`: "sampled" gives the true Fisher (= Gauss–Newton for this loss); "data" the empirical
     Fisher, a different matrix, kept for comparison.
     """
-    drawn = uniforms(batch, seed, number).to(batch.labels.device) if labels == "sampled" else None
-    return backward_pass(model, layers, batch, drawn)[0]
+    drawn = partial(sampled_labels, batch=batch, seed=seed, number=number)
+    return backward_pass(model, layers, batch, drawn if labels == "sampled" else None)[0]
 
 
 # -- the passes: sums over stories ---------------------------------------------------------------

@@ -4,6 +4,8 @@ import torch.nn.functional as F
 from transformers.activations import NewGELUActivation
 from transformers.models.gpt_neo.modeling_gpt_neo import GPTNeoSelfAttention
 
+from .head import shorter_way
+
 
 class FusedAttention(GPTNeoSelfAttention):
     """The same numbers to rounding, without the T × T maps in memory.
@@ -36,7 +38,9 @@ def _masks_padding(mask):
 
 def fuse(model) -> None:
     """Puts fused attention in place in a GPT-Neo (other families have their own), and in all models
-    the tanh form of GELU in one operation instead of eight."""
+    the tanh form of GELU in one operation instead of eight, and slices for all the logits."""
+    if hasattr(model, "get_output_embeddings"):
+        model.shorter_way = shorter_way
     for module in list(model.modules()):
         if type(module) is GPTNeoSelfAttention:
             module.__class__ = FusedAttention
