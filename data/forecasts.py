@@ -11,6 +11,7 @@ import time
 from contextlib import contextmanager
 from functools import cached_property
 
+import baselines
 import torch
 from record_planted import HERE  # noqa: F401, which puts the series on the path
 from scipy.optimize import minimize
@@ -154,7 +155,7 @@ def by_segments(course):
 def by_covariance(course):
     """Of losses and answers over fine-tunes with random weights."""
     with course.timed("covariance"):
-        return {"score/covariance": retrain.loss_covariance(
+        return {"score/covariance": baselines.loss_covariance(
             course.model, course.ids, course.recipe, course.setting.questions, DRAWS)}
 
 
@@ -260,7 +261,7 @@ def by_projection(course):
             captured, _ = influence.backward_pass(run.model, run.layers, batch)
             rows = {name: record.gradients() for name, record in captured.items()}
             stories[batch.index] = search.projected(rows, sides, scales)
-        scores = {"score/projection": search.whitened_cosines(questions, stories)}
+        scores = {"score/projection": baselines.whitened_cosines(questions, stories)}
     with course.timed("representation"):
         asked = [encode_query(course.setting.tokenizer, query, 512).ids
                  for query in course.setting.queries]
@@ -385,7 +386,7 @@ def by_words(course):
     draw = torch.Generator().manual_seed(6)
     tfidf = torch.from_numpy(search.tfidf_scores(asked, texts)).float()
     return {"score/tfidf": tfidf,
-            "score/bm25": torch.from_numpy(search.bm25_scores(asked, texts)).float(),
+            "score/bm25": torch.from_numpy(baselines.bm25_scores(asked, texts)).float(),
             "score/random": torch.rand(len(asked), len(texts), generator=draw),
             "score/answer count": answer_counts(setting),
             "tokens/answers": strongest(setting, answer_terms(setting, tfidf))}

@@ -23,10 +23,12 @@ from safetensors.torch import load_file
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
+from baselines import bm25_scores  # noqa: E402
+
 from helpers.capture import find_layers  # noqa: E402
 from helpers.curvature import EKFAC, KFAC, Identity  # noqa: E402
 from helpers.influence import sequence_scores, tokenwise  # noqa: E402
-from helpers.search import bm25_scores, tfidf_scores  # noqa: E402
+from helpers.search import tfidf_scores  # noqa: E402
 from helpers.sources import load_model, load_planted, load_stories  # noqa: E402
 from helpers.sources.files import save_tensors  # noqa: E402
 from helpers.sources.records import KINDS, save_record, sha256  # noqa: E402

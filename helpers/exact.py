@@ -28,13 +28,14 @@ def unflatten(flat: torch.Tensor, layers: dict) -> dict:
 
 def weights(layers: dict) -> dict:
     """The layers' present weights as a vector θ, `{layer: (out, in+1)}`."""
-    theta = {}
-    for name, layer in layers.items():
-        weight = layer.weight.detach()
-        weight = weight.T if isinstance(layer, Conv1D) else weight
-        bias = [] if layer.bias is None else [layer.bias.detach()[:, None]]
-        theta[name] = torch.cat([weight, *bias], dim=1)
-    return theta
+    return {name: joined(layer, torch.Tensor.detach) for name, layer in layers.items()}
+
+
+def joined(layer, part) -> torch.Tensor:
+    """`part(weight)` and `part(bias)` of a layer in one matrix `(out, in+1)`."""
+    weight = part(layer.weight).T if isinstance(layer, Conv1D) else part(layer.weight)
+    bias = [] if layer.bias is None else [part(layer.bias)[:, None]]
+    return torch.cat([weight, *bias], dim=1)
 
 
 def as_parameters(theta: dict, layers: dict) -> dict:

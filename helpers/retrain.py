@@ -8,8 +8,8 @@ log-probability of a query under the trained model, can be measured for any w an
 from dataclasses import dataclass, fields
 
 import torch
-from transformers.pytorch_utils import Conv1D
 
+from .exact import joined
 from .stories import (IGNORE, Batch, InputError, batches, encode_query, logits_of, padded,
                       plain_attention, token_losses)
 
@@ -196,16 +196,12 @@ def path_damping(states: list[State], ids, recipe: Recipe, part=slice(None)) -> 
 
 def layer_places(model, layers: dict) -> dict[str, torch.Tensor]:
     """Where each layer's weights lie in θ, `{layer: (out, in+1)}`; tied weights have one place."""
-    parameters, places = list(model.parameters()), {}
+    parameters = list(model.parameters())
     rows = torch.arange(sum(map(torch.Tensor.numel, parameters)))
     own = {id(parameter): row.view_as(parameter) for parameter, row in
            zip(parameters, rows.split(list(map(torch.Tensor.numel, parameters))))}
-    for name, layer in layers.items():
-        weight = own[id(layer.weight)]
-        weight = weight.T if isinstance(layer, Conv1D) else weight
-        bias = [] if layer.bias is None else [own[id(layer.bias)][:, None]]
-        places[name] = torch.cat([weight, *bias], 1)
-    return places
+    return {name: joined(layer, lambda parameter: own[id(parameter)])
+            for name, layer in layers.items()}
 
 
 def term_slopes(model, ids, theta: torch.Tensor, directions: torch.Tensor) -> torch.Tensor:
@@ -243,23 +239,3 @@ def segments(curvatures: list, gradient: dict) -> list[dict]:
         gradient = curvature.spectral(
             gradient, lambda values, damping: torch.exp(-values / damping))
     return vectors[::-1]
-
-
-def loss_covariance(model, ids, recipe: Recipe, questions: Batch, draws: int, spread=0.5):
-    """−Cov of every story's loss and every f over trainings with random weights: `(Q, N)`.
-
-    Needs no gradient of the trained model: weights 1 ± `spread` by chance (in the spirit of Pan
-    et al. 2025, who perturb the loss's gradient). Scale is arbitrary.
-    """
-    draw, answers, losses = torch.Generator().manual_seed(0), [], []
-    for _ in range(draws):
-        signs = torch.randint(2, (len(ids),), generator=draw) * 2 - 1
-        theta = train(model, ids, recipe, 0, 1 + spread * signs).theta
-        answers.append(log_probs(model, questions, theta).detach())
-        by_story = theta.new_zeros(len(ids))
-        for batch in batches(ids, 32):
-            with torch.no_grad():
-                by_story[batch.index] = losses_of(model, batch, theta).sum(1)
-        losses.append(by_story)
-    answers, losses = (torch.stack(values) for values in (answers, losses))
-    return -(answers - answers.mean(0)).T @ (losses - losses.mean(0)) / (draws - 1)

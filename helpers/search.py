@@ -33,20 +33,6 @@ def tfidf_scores(queries: list[str], texts: list[str]):
     return tfidf(texts)(queries)
 
 
-def bm25_scores(queries: list[str], texts: list[str], k1=1.5, b=0.75):
-    """Okapi BM25 of single words, `(Q, N)`, a numpy array (Robertson et al. 1994)."""
-    import numpy as np
-    from sklearn.feature_extraction.text import CountVectorizer
-
-    vectorizer = CountVectorizer(token_pattern=WORD)
-    counts = vectorizer.fit_transform(texts).toarray().astype(float)
-    lengths, holding = counts.sum(1, keepdims=True), (counts > 0).sum(0)
-    rare = np.log(1 + (len(texts) - holding + 0.5) / (holding + 0.5))
-    spread = counts + k1 * (1 - b + b * lengths / lengths.mean())
-    weights = rare * counts * (k1 + 1) / spread
-    return (vectorizer.transform(queries).toarray() > 0) @ weights.T
-
-
 def candidates(queries: list[str], texts: list[str], count: int) -> list[int]:
     """Rows of the stories among the `count` best of at least one query, in corpus order."""
     best = (-tfidf_scores(queries, texts)).argsort(axis=1, kind="stable")[:, :count]
@@ -70,14 +56,6 @@ def projected(gradients: dict, sides: dict, scales: dict) -> torch.Tensor:
     rows = [(left @ (gradients[name] * scales[name]) @ right.T).flatten(1)
             for name, (left, right) in sides.items()]
     return torch.cat(rows, 1)
-
-
-def whitened_cosines(queries: torch.Tensor, stories: torch.Tensor, damping=0.1) -> torch.Tensor:
-    """Cosines `(Q, N)` of projected gradients in the metric (R+λI)^(−1), R the stories' E[r rᵀ]."""
-    values, q = torch.linalg.eigh(stories.T.double() @ stories.double() / len(stories))
-    white = q / (values.clamp(min=0) + damping * values.mean()).sqrt()
-    a, b = (torch.nn.functional.normalize(rows.double() @ white) for rows in (queries, stories))
-    return (a @ b.T).float()
 
 
 def representations(model, batches, count: int) -> torch.Tensor:

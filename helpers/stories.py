@@ -21,9 +21,15 @@ class InputError(Exception):
 
 
 class Story(NamedTuple):
-    """One training text with a name of its own."""
+    """One training text with a name of its own.
+
+    `answers` are the parts `text[start:end]` whose loss the model was trained on, in order; None
+    means all. The text of a `chat` holds its special tokens, so a tokenizer adds none.
+    """
     id: str
     text: str
+    answers: tuple[tuple[int, int], ...] | None = None
+    chat: bool = False
 
 
 @dataclass(frozen=True)
@@ -43,11 +49,15 @@ class EncodedQuery(NamedTuple):
 
 @dataclass
 class Corpus:
-    """N tokenised stories, `stories[i]` with the ids `ids[i]`; counts of those cut or left out."""
+    """N tokenised stories, `stories[i]` with the ids `ids[i]`; counts of those cut or left out.
+
+    `loss_masks[i][t]` says whether token t is predicted for the loss; None means all are.
+    """
     stories: list[Story]
     ids: list[list[int]]
     truncated: int = 0
     skipped: int = 0
+    loss_masks: list[list[bool]] | None = None
 
     def __len__(self):
         return len(self.ids)
@@ -78,22 +88,41 @@ class Batch:
 def tokenise(stories: list[Story], tokenizer, max_tokens: int) -> Corpus:
     """The stories that have something to predict, in their order, each of at most `max_tokens` ids.
 
-    Ids are those of the tokenizer's own template (BOS and EOS where it adds them). Blank stories
-    and those of a single token are skipped and counted. Raises InputError if none is left.
+    Ids are those of the tokenizer's own template (BOS and EOS where it adds them). Blank stories,
+    those of a single token and those whose answers lie behind `max_tokens` are skipped and
+    counted. Raises InputError if none is left.
     """
     if max_tokens < 2:
         raise InputError(f"max_tokens is {max_tokens}: at least 2 are needed, one to read and one "
                          "to predict")
     written = [story for story in stories if story.text and story.text.strip()]
-    texts = [story.text for story in written]
-    encoded = tokenizer(texts, verbose=False)["input_ids"] if texts else []
-    kept = [(story, ids) for story, ids in zip(written, encoded) if len(ids) > 1]
+    whole = [story.text for story in written if story.answers is None]
+    ids = iter(tokenizer(whole, verbose=False)["input_ids"] if whole else [])
+    encoded = [(row := next(ids), [True] * len(row)) if story.answers is None
+               else encode_answers(tokenizer, story) for story in written]
+    kept = [(story, *pair) for story, pair in zip(written, encoded) if any(pair[1][1:max_tokens])]
     if not kept:
-        raise InputError(f"none of the {len(stories)} stories has two tokens or more: give stories "
-                         "with text")
-    return Corpus([story for story, _ in kept], [ids[:max_tokens] for _, ids in kept],
-                  truncated=sum(len(ids) > max_tokens for _, ids in kept),
-                  skipped=len(stories) - len(kept))
+        raise InputError(f"none of the {len(stories)} stories has two tokens or more, and one to "
+                         "predict: give stories with text")
+    corpus = Corpus([story for story, *_ in kept], [ids[:max_tokens] for _, ids, _ in kept],
+                    truncated=sum(len(ids) > max_tokens for _, ids, _ in kept),
+                    skipped=len(stories) - len(kept))
+    if any(story.answers is not None for story in corpus.stories):
+        corpus.loss_masks = [mask[:max_tokens] for *_, mask in kept]
+    return corpus
+
+
+def encode_answers(tokenizer, story: Story) -> tuple[list[int], list[bool]]:
+    """A story's ids, and which of them are predicted for the loss: those of a letter of an answer,
+    and what the tokenizer puts behind an answer at the text's end (EOS)."""
+    encoded = tokenizer(story.text, verbose=False, add_special_tokens=not story.chat,
+                        return_offsets_mapping=True)
+    last, mask, behind = story.answers[-1][1], [], False
+    for left, right in encoded["offset_mapping"]:
+        behind = behind or right == len(story.text) == last
+        mask.append(any(left < end and right > start for start, end in story.answers)
+                    or behind and right == 0)
+    return encoded["input_ids"], mask
 
 
 def prompt_ids(tokenizer, text: str) -> list[int]:
@@ -150,31 +179,35 @@ def token_texts(tokenizer, ids: list[int]) -> list[str]:
 
 # -- batches -------------------------------------------------------------------------------------
 
-def batches(ids: list[list[int]], batch_size=16, max_positions=None):
+def batches(ids: list[list[int]], batch_size=16, max_positions=None, loss_masks=None):
     """Yields `ids` as Batch after Batch, shortest first, equal lengths in their order.
 
     A batch has at most `batch_size` rows and, with its padding, `max_positions` positions; a
-    sequence longer than that comes alone.
+    sequence longer than that comes alone. `loss_masks` as in a Corpus.
     """
     rows = []
     for row in sorted(range(len(ids)), key=lambda row: len(ids[row])):
         full = max_positions is not None and (len(rows) + 1) * len(ids[row]) > max_positions
         if rows and (full or len(rows) == batch_size):
-            yield padded(ids, rows)
+            yield padded(ids, rows, loss_masks)
             rows = []
         rows.append(row)
     if rows:
-        yield padded(ids, rows)
+        yield padded(ids, rows, loss_masks)
 
 
-def padded(ids: list[list[int]], rows: list[int]) -> Batch:
-    """These rows as one batch, filled up with id 0: the mask, not the id, says what is padding."""
+def padded(ids: list[list[int]], rows: list[int], loss_masks=None) -> Batch:
+    """These rows as one batch, filled up with id 0: the mask, not the id, says what is padding.
+    Tokens that `loss_masks` leave out are read, and are no targets."""
     lengths = torch.tensor([len(ids[row]) for row in rows])
     longest = int(lengths.max())
     input_ids = torch.tensor([ids[row] + [0] * (longest - len(ids[row])) for row in rows])
     mask = torch.arange(longest) < lengths[:, None]
     labels = torch.full_like(input_ids, IGNORE)
     labels[:, :-1] = input_ids[:, 1:].masked_fill(~mask[:, 1:], IGNORE)
+    for place, row in enumerate(rows if loss_masks else []):
+        asked = torch.tensor(loss_masks[row][1:], dtype=torch.bool)
+        labels[place, :len(asked)].masked_fill_(~asked, IGNORE)
     return Batch(rows, input_ids, mask, labels)
 
 

@@ -17,7 +17,7 @@ import torch
 from builders import ROOT, relative
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from helpers import retrain, search
+from helpers import retrain
 from helpers.capture import find_layers
 from helpers.curvature import KFAC, Block
 from helpers.stories import IGNORE, InputError, batches, padded
@@ -305,11 +305,14 @@ def test_segments_against_the_derivative_through_a_training_in_three_parts():
     assert relative(forecast(turned), exact) > 0.2  # the order of the segments matters
 
 
-def test_loss_covariance_is_that_of_the_derivatives_through_training(model, questions):
+def test_loss_covariance_is_that_of_the_derivatives_through_training(model, questions, monkeypatch):
     """With small changes of the weights, f and every loss change as their gradients say."""
+    monkeypatch.syspath_prepend(ROOT / "data")
+    loss_covariance = import_module("baselines").loss_covariance
     recipe, draws, spread = replace(RECIPE, epsilon=1e-2), 10, 1e-3  # smooth
-    found = retrain.loss_covariance(model, IDS, recipe, questions, draws, spread)
-    assert torch.equal(found, retrain.loss_covariance(model, IDS, recipe, questions, draws, spread))
+    found = loss_covariance(model, IDS, recipe, questions, draws, spread)
+    again = loss_covariance(model, IDS, recipe, questions, draws, spread)
+    assert torch.equal(found, again)
     states, whole = retrain.trajectory(model, IDS, recipe, 0), padded(IDS, list(range(len(IDS))))
     of_answers, of_losses = (retrain.metagradient(model, IDS, recipe, 0, states, batch).sum(-1)
                              for batch in (questions, whole))
@@ -320,16 +323,17 @@ def test_loss_covariance_is_that_of_the_derivatives_through_training(model, ques
     # `of_losses` are derivatives of log-probabilities: minus those of the losses
     expected = of_answers @ changes.T @ changes @ of_losses.T / (draws - 1)
     assert relative(found, expected) < 0.02
-    wide = retrain.loss_covariance(model, IDS, recipe, questions, 40)
+    wide = loss_covariance(model, IDS, recipe, questions, 40)
     for row, exact in zip(wide, of_answers):
         assert torch.corrcoef(torch.stack([row, exact]))[0, 1] > 0.6
 
 
 # -- words ----------------------------------------------------------------------------------------
 
-def test_bm25_against_the_formula_word_by_word():
+def test_bm25_against_the_formula_word_by_word(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "data")
     texts = ["The cat sat.", "The dog sat on the cat", "A bird", "the the the end of the bird"]
-    found = search.bm25_scores(["the cat", "bird bird"], texts, k1=1.5, b=0.75)
+    found = import_module("baselines").bm25_scores(["the cat", "bird bird"], texts, k1=1.5, b=0.75)
     words = [Counter(re.findall(r"\w+", text.lower())) for text in texts]
     mean = sum(sum(count.values()) for count in words) / len(texts)
     for query, asked in enumerate((["the", "cat"], ["bird"])):

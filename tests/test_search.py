@@ -1,10 +1,12 @@
 """Four-bit vectors, low rank, the index and half precision, against plain arithmetic and solves."""
 import os
 import shutil
+import sys
 import tempfile
 import warnings
 from dataclasses import replace
 from functools import cache, partial
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,7 +16,7 @@ from helpers import influence
 from helpers.capture import backward_pass, find_layers, shape
 from helpers.curvature import EKFAC, KFAC, Identity, pseudo_gradients
 from helpers.search import (low_rank, low_rank_token_scores, products, projected, quantise,
-                            random_sides, representations, whitened_cosines)
+                            random_sides, representations)
 from helpers.sources import files, load_model, load_stories
 from helpers.stories import Corpus, InputError, Query, Story, batches, tokenise
 from helpers.terminal import index as indexing
@@ -24,10 +26,15 @@ from helpers.terminal.index import Index, fast_products, open_index
 from helpers.terminal.setting import Setting
 from safetensors.torch import load_file, save_file
 
-from builders import (HOSTILE, PROMPT, QUERIES, autograd_gradient, loss_of, made_up, make_model,
-                      make_tokenizer, query_loss, random_ids, tiny_model)
+from builders import (HOSTILE, PROMPT, QUERIES, ROOT, autograd_gradient, loss_of, made_up,
+                      make_model, make_tokenizer, query_loss, random_ids, tiny_model)
 
 FROM_DATA = partial(pseudo_gradients, labels="data")
+
+
+def baselines():
+    sys.path.insert(0, str(ROOT / "data"))
+    return import_module("baselines")
 
 
 def pearson(x, y):
@@ -140,7 +147,7 @@ def test_whitened_cosines_against_an_inverse_square_root(damping):
     white = torch.from_numpy(linalg.inv(linalg.sqrtm(damped)).real)
     a, b = queries.double() @ white, stories.double() @ white
     expected = a @ b.T / a.norm(dim=1)[:, None] / b.norm(dim=1)
-    found = whitened_cosines(queries, stories, damping)
+    found = baselines().whitened_cosines(queries, stories, damping)
     assert found.shape == (3, 9)
     torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-4)
     plain = torch.nn.functional.cosine_similarity(queries[:, None], stories[None], dim=-1)
@@ -149,7 +156,7 @@ def test_whitened_cosines_against_an_inverse_square_root(damping):
 
 def test_fewer_stories_than_coordinates_are_whitened_too():
     stories = torch.randn(3, 8, generator=torch.Generator().manual_seed(5))
-    found = whitened_cosines(stories, stories)
+    found = baselines().whitened_cosines(stories, stories)
     assert torch.isfinite(found).all() and (found.diagonal() > 0.999).all()
 
 

@@ -41,6 +41,61 @@ def test_tokenise_refuses_nothing(tokenizer):
     assert "max_tokens is 1" in complaint(room.tokenise, [Story("1", TEXTS[0])], tokenizer, 1)
 
 
+# -- loss on the answers only ----------------------------------------------------------------------
+
+ASKED = "Where is Tom?\nTom is in the windmill.\nAnd Lily?\nBy the sea."
+
+
+def answered(*answers, chat=False):
+    spans = tuple((ASKED.index(text), ASKED.index(text) + len(text)) for text in answers)
+    return Story("1", ASKED, spans, chat)
+
+
+@pytest.mark.parametrize("closed", [False, True])
+def test_the_loss_mask_holds_the_tokens_of_the_answers(closed):
+    tokenizer = make_tokenizer(bos_eos=closed)
+    corpus = room.tokenise([Story("0", TEXTS[0]), answered("Tom is in the windmill.\n")],
+                           tokenizer, 99)
+    whole, partly = corpus.loss_masks
+    assert whole == [True] * len(corpus.ids[0])
+    kept = [token for token, wanted in zip(corpus.ids[1], partly) if wanted]
+    assert tokenizer.decode(kept) == "Tom is in the windmill.\n"  # and no EOS: text follows
+    assert corpus.ids[1] == tokenizer(ASKED)["input_ids"]
+    (last,) = room.tokenise([answered("By the sea.")], tokenizer, 99).loss_masks
+    ids = room.tokenise([answered("By the sea.")], tokenizer, 99).ids[0]
+    told = tokenizer.decode([token for token, wanted in zip(ids, last) if wanted])
+    assert told == "By the sea." + "<|endoftext|>" * closed
+    chat = room.tokenise([answered("By the sea.", chat=True)], tokenizer, 99)
+    assert chat.ids[0] == make_tokenizer()(ASKED)["input_ids"]  # nothing is put around it
+
+
+def test_a_story_whose_answer_is_cut_off_is_skipped(tokenizer):
+    given = [answered("By the sea."), answered("W")]  # the first token is never predicted
+    corpus = room.tokenise([*given, answered("Tom is")], tokenizer, 12)
+    assert [story.answers for story in corpus.stories] == [answered("Tom is").answers]
+    assert corpus.skipped == 2 and len(corpus.loss_masks[0]) == len(corpus.ids[0]) == 12
+    assert "none of the 2 stories" in complaint(room.tokenise, given, tokenizer, 12)
+    assert room.tokenise([Story("1", ASKED)], tokenizer, 12).loss_masks is None
+
+
+def test_the_loss_of_answers_is_that_of_the_answers_after_what_stands_before(tokenizer):
+    """Against log-probabilities of whole texts: log p(abcd) = … + log p(b|a) + log p(d|abc)."""
+    model, texts = make_model(), ("Tom is in the windmill.", "By the sea.")
+    corpus = room.tokenise([answered(*texts), Story("2", TEXTS[1])], tokenizer, 64)
+    (batch,) = room.batches(corpus.ids, loss_masks=corpus.loss_masks)
+    losses = dict(zip(batch.index, room.sequence_loss(model, batch)))
+
+    def log_prob(text):
+        ids = torch.tensor([tokenizer(text)["input_ids"]])
+        return -model(ids, labels=ids).loss * (ids.shape[1] - 1)
+    expected = 0
+    for text in texts:
+        before = ASKED[:ASKED.index(text)]
+        expected += log_prob(before + text) - log_prob(before)
+    torch.testing.assert_close(losses[0], -expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(losses[1], -log_prob(TEXTS[1]), rtol=1e-4, atol=1e-4)
+
+
 def test_batch_tensors():
     one, = room.batches([[5, 6, 7, 8], [9, 4]])
     assert one.index == [1, 0]

@@ -38,11 +38,12 @@ class Setting:
         Shows a bar on stderr. Under torchrun every process gets a share of the rows."""
         rows = range(len(self.corpus)) if rows is None else rows
         rows = processes.share(sorted(rows, key=lambda row: len(self.corpus.ids[row])))
-        ids = [self.corpus.ids[row] for row in rows]
+        ids, masks = ([values[row] for row in rows] if values else None
+                      for values in (self.corpus.ids, self.corpus.loss_masks))
         # counted in tokens: short stories come first, so a count of stories would promise too much
         with tqdm(total=sum(map(len, ids)), desc=label, unit=" tokens", unit_scale=True,
                   mininterval=0.5, disable=self.quiet or processes.rank() > 0) as bar:
-            for batch in batches(ids, self.batch_size, self.max_positions()):
+            for batch in batches(ids, self.batch_size, self.max_positions(), masks):
                 index = [rows[place] for place in batch.index]
                 yield replace(batch.to(self.device), index=index, target=self.target)
                 bar.update(batch.mask.sum().item())
@@ -79,6 +80,7 @@ def batch_note(setting: Setting) -> str | None:
 
 def _gradients(setting, rows):
     """The gradients of these corpus rows, run in one batch, `(rows, parameters)`."""
-    batch = replace(padded(setting.corpus.ids, rows).to(setting.device), target=setting.target)
+    batch = replace(padded(setting.corpus.ids, rows, setting.corpus.loss_masks).to(setting.device),
+                    target=setting.target)
     captured, _ = backward_pass(setting.model, setting.layers, batch)
     return torch.cat([captured[name].gradients().flatten(1) for name in setting.layers], 1)
