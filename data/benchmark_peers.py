@@ -164,6 +164,12 @@ def dattri(work, model, _):
     return fit, scores
 
 
+def memory(key):
+    """MB of this process: VmRSS now, VmHWM at the peak so far."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(key)) / 1024
+
+
 def main():
     peer, folder = {"bergson": bergson, "dattri": dattri}[sys.argv[1]], Path(sys.argv[2])
     work = json.loads((folder / "work.json").read_text())
@@ -173,9 +179,10 @@ def main():
     fit, scores = peer(work, model, folder)
     told, found = {}, None
     for name, part in (("fit", fit), ("scores", scores)):
-        start = time.perf_counter()
+        before, start = memory("VmRSS"), time.perf_counter()
         found = part()
-        told[name] = time.perf_counter() - start
+        told[name] = {"seconds": time.perf_counter() - start, "process": memory("VmHWM"),
+                      "above": memory("VmHWM") - before}
     save_file({"scores": found.float().contiguous()}, folder / "scores.safetensors")
     print(json.dumps(told))
 

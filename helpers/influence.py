@@ -10,7 +10,7 @@ import torch
 from .capture import backward_pass
 from .curvature import Layerwise
 from .exact import as_parameters, weights
-from .stories import IGNORE, EncodedQuery, batches, logits_of, plain_attention, token_losses
+from .stories import EncodedQuery, batches, logits_of, plain_attention, token_losses
 
 
 class Strongest(NamedTuple):
@@ -25,9 +25,8 @@ def query_gradients(model, layers, queries: list[EncodedQuery]):
     """∇L_q = −∇ log p(completion | prompt), one row a query; only the completion is a target.
     Returns `({layer: (Q, out, in+1)}, log-probabilities (Q,))`."""
     rows, log_probs, order = {name: [] for name in layers}, [], []
-    for batch in batches([ids for ids, _ in queries], 16, 2048):
-        for place, row in enumerate(batch.index):
-            batch.labels[place, :queries[row][1] - 1] = IGNORE
+    masks = [[place >= start for place in range(len(ids))] for ids, start in queries]
+    for batch in batches([ids for ids, _ in queries], 16, 2048, masks):
         captured, losses = backward_pass(model, layers,
                                          batch.to(next(model.parameters()).device))
         order += batch.index
