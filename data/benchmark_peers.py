@@ -3,7 +3,8 @@
     PEER_PYTHON data/benchmark_peers.py bergson FOLDER
 
 Run by `record_benchmark.py`, which writes FOLDER: `model`, as transformers saves it, and
-`work.json` with the stories' ids, the queries, the layers and the batch size. Prints the seconds of
+`work.json` with the stories' ids, the queries, the layers and the batch size ("data labels" makes
+bergson's Fisher the empirical one, to compare digit by digit). Prints the seconds of
 fit and scores, taken inside this process when all is imported and loaded; `scores.safetensors`
 holds the scores (query, story).
 """
@@ -67,7 +68,8 @@ def bergson(work, model, folder):
         room.setup_model_and_peft = lambda *_, **__: (model, layers)
         room.allocate_batches = batches
     train, asked = data((row, 1) for row in ids), data(queries)
-    hessian = settings.HessianConfig(method="kfac", ev_correction=True)
+    hessian = settings.HessianConfig(method="kfac", ev_correction=True,
+                                     use_dataset_labels=work.get("data labels", False))
 
     def fit():
         whole = config("hessian")
