@@ -1,12 +1,13 @@
 """What everything costs: times as ratios to one plain forward and backward pass, and peak memory.
 
     python data/record_benchmark.py [--only default,real,1M,growth,terminal] [--stories 512]
-        [--json FILE] [--png FILE]
+        [--peer bergson=PYTHON] [--peer dattri=PYTHON] [--json FILE] [--png FILE]
 
 And how both grow. The plain pass computes the gradients of all parameters, with the model as
 transformers ships it. Everything in one table shares model, batches, precision and threads, and was
 timed in one process; peak memory is that of a fresh process for each step. kronfluence gets the
-same batches and the same sampled labels. A benchmark, not a test: run it on a quiet machine.
+same batches and the same sampled labels; bergson and dattri, in a Python that has one of them, the
+same batches, see `benchmark_peers.py`. A benchmark, not a test: run it on a quiet machine.
 """
 import argparse
 import json
@@ -72,6 +73,7 @@ FULL = {"sizes": (500, 1000, 2000, 4000), "widths": (32, 64, 128, 256), "width_s
         "counts": (1, 4, 16, 64)}
 QUICK = {"sizes": (6,), "widths": (16, 32), "width_stories": 4, "counts": (1, 3)}
 RANKS = (8, 32)
+PEERS = {"bergson": 10**6, "dattri": 32}  # of so many stories: dattri is slow
 
 
 class Work:
@@ -343,8 +345,36 @@ NAMES = {"plain": "plain forward and backward pass", "A and S": "fit EK-FAC: A a
          "kronfluence fit": "kronfluence: fit", "kronfluence scores": "kronfluence: scores",
          "kronfluence fused fit": "kronfluence with our fused attention: fit",
          "kronfluence fused scores": "kronfluence with our fused attention: scores",
+         **{f"{peer} {key}": f"{peer}: {key}" for peer in PEERS for key in ("fit", "scores")},
          "one process": "fit and scores, one process of one thread",
          "two processes": "fit and scores, two processes of one thread"}
+
+
+def peer_rows(spec, peer, python):
+    """What bergson or dattri says in a process of its own: fit, scores, agreement with ours. Where
+    it gets fewer stories, the plain pass that divides is one over these."""
+    work = Work(**spec | {"stories": min(spec["stories"], PEERS[peer])})
+    fit_and_score(work)
+    passes = [timed(partial(plain, work))[0] for _ in range(3)]
+    say(f"{peer}, {len(work.setting.corpus)} stories")
+    work.shipped.save_pretrained(work.folder / "model")
+    work.setting.tokenizer.save_pretrained(work.folder / "model")
+    told = {"ids": work.setting.corpus.ids, "layers": list(work.setting.layers),
+            "queries": [list(query) for query in work.encoded],
+            "batch": work.setting.batch_size, "threads": torch.get_num_threads()}
+    (work.folder / "work.json").write_text(json.dumps(told))
+    script = Path(__file__).with_name("benchmark_peers.py")
+    done = subprocess.run([python, str(script), peer, str(work.folder)], stdout=subprocess.PIPE,
+                          text=True, env=os.environ | {"OMP_NUM_THREADS": str(told["threads"])})
+    if done.returncode:
+        say(f"{peer}: failed")
+        return {}
+    rows = json.loads(done.stdout.splitlines()[-1])
+    theirs = load_file(work.folder / "scores.safetensors")["scores"]
+    rows["scores"]["pearson"] = mean(correlation(a, b) for a, b in zip(work.exact, theirs))
+    for row in rows.values():
+        row |= {"stories": len(work.setting.corpus), "ratio": row["seconds"] / median(passes)}
+    return {f"{peer} {key}": row for key, row in rows.items()}
 
 
 def memory():
@@ -430,13 +460,18 @@ def setting_table(options, _, spec):
     fit = [rows[key] for key in FIT]
     rows["fit"] = {"seconds": sum(row["seconds"] for row in fit)}
     rows["fit"] |= {key: max(row[key] for row in fit) for key in ("above", "process")}
+    for peer in PEERS:
+        if python := dict(options.peer).get(peer):
+            rows |= peer_rows(spec, peer, python)
+        else:
+            say(f"{peer}: skipped, no --peer {peer}=PYTHON")
     alone, whole = spec | {"threads": 1}, ["fit and scores"]
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
     quick = rows.pop("fit and scores", None)
     rows["one process"] = quick or in_child(alone, whole)[0]
     (rows["two processes"],) = in_child(alone, whole, torchrun)
     for row in rows.values():
-        row["ratio"] = row["seconds"] / rows["plain"]["seconds"]
+        row.setdefault("ratio", row["seconds"] / rows["plain"]["seconds"])
     ids = work.setting.corpus.ids
     return {"stories": len(ids), "queries": len(work.queries), "batch": work.setting.batch_size,
             "tokens": sum(map(len, ids)), "rows": {key: rows[key] for key in NAMES if key in rows}}
@@ -597,9 +632,9 @@ def remarks(rows):
     tells = [f"Index: {megabytes:.1f} MB, Spearman with the exact scores {seen['spearman']:.4f}, "
              f"overlap of the top 10 {seen['overlap']:.3f} ({seen['overlap unscored']:.3f} before "
              "its short list is scored exactly)."]
-    for kind in ("kronfluence", "kronfluence fused"):
+    for kind in ("kronfluence", "kronfluence fused", *PEERS):
         if f"{kind} fit" in rows:
-            faster = (rows[f"{kind} {what}"]["seconds"] / rows[what]["seconds"]
+            faster = (rows[f"{kind} {what}"]["ratio"] / rows[what]["ratio"]
                       for what in ("fit", "scores"))
             tells.append("Against {}: fit {:.2f} and scores {:.2f} times faster, Pearson "
                          "{:.6f}.".format(kind, *faster, rows[f"{kind} scores"]["pearson"]))
@@ -722,6 +757,9 @@ def parse():
         help="of the process that is timed (default: %(default)s)")
     add("--only", default=",".join(PARTS[:-1]), metavar="PART,…",
         help="of %(default)s,profile; none: print --json again")
+    add("--peer", action="append", default=[], metavar="NAME=PYTHON",
+        type=lambda text: text.split("=", 1),
+        help=f"a Python that has {' or '.join(PEERS)}, with which to compare")
     add("--quick", action="store_true", help="tiny sizes, to see that everything runs")
     add("--profile", action="store_true", help="the profile too")
     add("--json", type=Path, metavar="FILE",

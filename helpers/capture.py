@@ -141,13 +141,18 @@ def backward_pass(model, layers, batch: Batch, choose_labels=None) -> tuple[Capt
     no target, so no gradient reaches it: its Ds are exactly zero. Raises InputError for a layer
     that did not run, or whose output no gradient reached.
     """
+    weighted = batch.target == "content" and not choose_labels
+    shorter = getattr(model, "shorter_way", lambda *_: None)(model, layers, batch, choose_labels)
     with frozen(model), torch.enable_grad(), Capture(layers, batch.labels.shape) as captured:
-        logits = logits_of(model, batch)
-        labels = choose_labels(logits.detach()) if choose_labels else batch.labels
-        losses = token_losses(logits, labels)
-        weighted = batch.target == "content" and not choose_labels
-        if losses.requires_grad:  # else not one of the layers has a say: told below
-            losses.backward(content_weights(losses) if weighted else torch.ones_like(losses))
+        if shorter:  # the same from slices of the logits, see sources.head
+            outputs, losses, gradients = shorter(weighted)
+        else:
+            logits = logits_of(model, batch)
+            labels = choose_labels(logits.detach()) if choose_labels else batch.labels
+            outputs = losses = token_losses(logits, labels)
+            gradients = content_weights(losses) if weighted else torch.ones_like(losses)
+        if outputs.requires_grad:  # else not one of the layers has a say: told below
+            outputs.backward(gradients)
     for name in layers:
         if name not in captured or captured[name].output_grads is None:
             raise InputError(f"no gradient came back to the output of layer {name!r}: something "

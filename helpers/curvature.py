@@ -10,6 +10,7 @@ is computed from sums (`factors`, `corrected`) does not care how many passes or 
 import hashlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -198,13 +199,22 @@ def sampled_labels(logits: torch.Tensor, batch, seed: int, number=0) -> torch.Te
     row, so that neither padding nor the other sequences in the batch change what is drawn. One
     uniform number picks each label through the cumulative distribution.
     """
-    drawn = torch.empty_like(batch.labels)
-    for place, row in enumerate(batch.index):  # in turn: with a large vocabulary each is megabytes
-        cumulative = logits[place].float().softmax(-1).cumsum_(-1)
-        uniform = _uniform(seed, number, row, len(cumulative)).to(logits.device)
-        threshold = uniform[:, None] * cumulative[:, -1:]
-        drawn[place] = torch.searchsorted(cumulative, threshold)[:, 0]
-    return torch.where(batch.labels == IGNORE, IGNORE, drawn.clamp(max=logits.shape[-1] - 1))
+    numbers = uniforms(batch, seed, number).to(logits.device)
+    # in turn: with a large vocabulary each is megabytes
+    drawn = [picked(row.float().softmax(-1), its) for row, its in zip(logits, numbers)]
+    return torch.where(batch.labels == IGNORE, IGNORE, torch.stack(drawn))
+
+
+def picked(p: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
+    """The label of each row of `p (n, vocabulary)` at which its sum passes the uniform number."""
+    cumulative = p.float().cumsum(-1)
+    labels = torch.searchsorted(cumulative, numbers[:, None] * cumulative[:, -1:])[:, 0]
+    return labels.clamp(max=p.shape[-1] - 1)
+
+
+def uniforms(batch, seed: int, number=0) -> torch.Tensor:
+    """The numbers that draw the labels, `(batch, token)`."""
+    return torch.stack([_uniform(seed, number, row, batch.labels.shape[1]) for row in batch.index])
 
 
 def _uniform(seed, number, row, count):
@@ -221,8 +231,7 @@ def pseudo_gradients(model, layers, batch, seed=0, number=0, labels="sampled") -
     `labels`: "sampled" gives the true Fisher (= Gauss–Newton for this loss); "data" the empirical
     Fisher, a different matrix, kept for comparison.
     """
-    def drawn(logits):
-        return sampled_labels(logits, batch, seed, number)
+    drawn = partial(sampled_labels, batch=batch, seed=seed, number=number)
     return backward_pass(model, layers, batch, drawn if labels == "sampled" else None)[0]
 
 
@@ -238,7 +247,7 @@ def covariances(model, layers, batches, pseudo=None, seed=0, number=0) -> dict[s
         _add(sums, "sequences", torch.tensor(len(batch.index)))
         for name in layers:
             a = captured[name].inputs[batch.mask]
-            s = captured[name].output_grads[batch.mask]
+            s = captured[name].output_grads.flatten(0, 1)  # zero on padding
             _add(sums, f"A/{name}", a.T @ a)
             _add(sums, f"S/{name}", s.T @ s)
     return sums
@@ -262,7 +271,8 @@ def second_moments(model, layers, batches, blocks, pseudo=None, seed=0, number=0
 
 
 def _add(sums, name, part):
-    sums[name] = sums.get(name, 0) + part.cpu().double()
+    part = part.cpu()
+    sums.setdefault(name, torch.zeros_like(part, dtype=torch.float64)).add_(part)
 
 
 def factors(sums: dict[str, torch.Tensor]) -> dict[str, Block]:

@@ -10,7 +10,7 @@ import torch
 from .capture import backward_pass
 from .curvature import Layerwise
 from .exact import as_parameters, weights
-from .stories import IGNORE, EncodedQuery, logits_of, padded, plain_attention, token_losses
+from .stories import EncodedQuery, batches, logits_of, plain_attention, token_losses
 
 
 class Strongest(NamedTuple):
@@ -24,15 +24,18 @@ class Strongest(NamedTuple):
 def query_gradients(model, layers, queries: list[EncodedQuery]):
     """∇L_q = −∇ log p(completion | prompt), one row a query; only the completion is a target.
     Returns `({layer: (Q, out, in+1)}, log-probabilities (Q,))`."""
-    rows, log_probs = {name: [] for name in layers}, []
-    for ids, start in queries:
-        batch = padded([ids], [0]).to(next(model.parameters()).device)
-        batch.labels[:, :start - 1] = IGNORE
-        captured, losses = backward_pass(model, layers, batch)
+    rows, log_probs, order = {name: [] for name in layers}, [], []
+    masks = [[place >= start for place in range(len(ids))] for ids, start in queries]
+    for batch in batches([ids for ids, _ in queries], 16, 2048, masks):
+        captured, losses = backward_pass(model, layers,
+                                         batch.to(next(model.parameters()).device))
+        order += batch.index
         log_probs.append(-losses)
         for name, record in captured.items():
             rows[name].append(record.gradients())
-    return {name: torch.cat(parts) for name, parts in rows.items()}, torch.cat(log_probs)
+    places = torch.tensor(order).argsort()
+    return ({name: torch.cat(parts)[places] for name, parts in rows.items()},
+            torch.cat(log_probs)[places])
 
 
 # -- scores by sequence --------------------------------------------------------------------------

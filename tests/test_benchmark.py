@@ -39,6 +39,15 @@ def measure(monkeypatch, capsys):
     torch.set_num_threads(threads)
 
 
+def test_a_peer_without_a_python_is_skipped_and_a_broken_one_too(measure, tmp_path, capfd):
+    broken = tmp_path / "python"
+    broken.write_text("#!/bin/sh\nexit 3\n")
+    broken.chmod(0o755)
+    measure("--only", "default", "--peer", f"bergson={broken}", "--json", tmp_path / "bench.json")
+    said = capfd.readouterr().err
+    assert "bergson: failed" in said and "dattri: skipped, no --peer dattri=PYTHON" in said
+
+
 def numbers(found):
     """All numbers in lists and dictionaries inside one another."""
     if isinstance(found, dict):

@@ -1,5 +1,9 @@
 """The same factors and scores as kronfluence, an independent implementation, on a small GPT-Neo."""
+import json
+import os
+import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -10,7 +14,7 @@ from safetensors.torch import load_file
 from helpers.capture import backward_pass, find_layers
 from helpers.curvature import EKFAC, pseudo_gradients
 from helpers.influence import query_gradients, sequence_scores, token_scores
-from helpers.stories import batches
+from helpers.stories import IGNORE, batches
 
 sys.path.insert(0, str(ROOT / "data"))
 from record_kronfluence import Sequences, compute, kronfluence_results  # noqa: E402
@@ -53,6 +57,29 @@ def test_factors_and_scores_equal_kronfluence(tmp_path):
         assert pearson(ours, other) > 0.9999
         torch.testing.assert_close(ours * len(ids), other, rtol=0,
                                    atol=1e-3 * other.abs().max().item())
+
+
+@pytest.mark.skipif("BERGSON_PYTHON" not in os.environ,
+                    reason="set BERGSON_PYTHON to a Python that has bergson 2.5.1")
+def test_scores_equal_bergson(tmp_path):
+    """As the benchmark runs it, but with labels of the data, and lengths that differ. A story's
+    last token, which has no label, is none of bergson's rows of A."""
+    def stream():
+        return (replace(batch, mask=batch.labels != IGNORE) for batch in batches(ids, 4))
+    model, ids = tiny_model("gpt_neo").float(), random_ids(14, (3, LENGTH))
+    layers = find_layers(model)
+    ekfac = EKFAC.fit(model, layers, stream, pseudo=partial(pseudo_gradients, labels="data"))
+    ihvps = ekfac.solve(query_gradients(model, layers, QUERIES)[0])
+    ours = sequence_scores(model, layers, batches(ids, 4), ihvps, len(ids)) * len(ids)
+    model.save_pretrained(tmp_path / "model")
+    (tmp_path / "work.json").write_text(json.dumps({
+        "ids": ids, "queries": QUERIES, "layers": list(layers), "batch": 4, "threads": 1,
+        "data labels": True}))
+    subprocess.run([os.environ["BERGSON_PYTHON"], str(ROOT / "data" / "benchmark_peers.py"),
+                    "bergson", str(tmp_path)], check=True, capture_output=True)
+    theirs = load_file(tmp_path / "scores.safetensors")["scores"]
+    assert pearson(ours, theirs) > 0.9999
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-3 * theirs.abs().max().item())
 
 
 @pytest.mark.slow
