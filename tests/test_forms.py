@@ -91,6 +91,10 @@ FORMS = {  # name: (template, row, its text in pieces, and which of them carry t
     "a template that forgets": ("forgets", {"messages": TALK}, [
         (text if not mine or TIME not in text else "<think></think>" + text, mine)
         for text, mine in TALK_PIECES]),
+    "a template that forgets, blanks": (
+        "forgets", {"messages": [TALK[1], said("assistant", " By sea. "), *TALK[3:]]},
+        [*turn("user", FIRST), *turn("assistant", " By sea. "), *turn("user", SECOND),
+         *turn("assistant", "<think></think>" + TIME)]),
     "a template that forgets, the last answer": (
         "forgets", {"prompt": TALK[:4], "completion": TALK[4:]},
         [(text if not mine or TIME not in text else "<think></think>" + text, mine and TIME in text)
@@ -320,6 +324,9 @@ def test_what_a_conversation_must_have(tmp_path):
     assert "neither two texts" in told({"prompt": "a", "completion": [answer]})
     assert "neither two texts" in told({"prompt": 1, "completion": "a"})
     assert "no message to learn from" in told({"prompt": [ask, answer], "completion": [ask]})
+    calls = said("assistant", "") | {"tool_calls": [{"name": "look"}]}
+    assert "up to message 2 in another way" in told(
+        {"messages": [ask, calls, said("tool", "sea"), answer]}, "forgets")
     for template in TURNS_OTHERWISE:
         assert "up to message 3 in another way" in told({"messages": TALK}, template)
     assert "has no chat template" in told({"messages": TALK}, None)

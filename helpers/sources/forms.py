@@ -229,7 +229,7 @@ def conversation(tokenizer, messages, here, first=0, tools=None):
                           add_generation_prompt=True)
         behind = rendered(tokenizer, messages[:place + 1], here, tools=tools).rstrip()
         if not whole.startswith(behind):  # an earlier answer may be written otherwise than the last
-            behind = before + _turn(tokenizer, whole[len(before):], messages[place]["content"])
+            behind = before + _turn(tokenizer, whole[len(before):], messages[place])
         if not whole.startswith(before) or not whole.startswith(behind) or behind == before:
             raise InputError(f"{here}: the chat template writes the conversation up to message "
                              f"{place + 1} in another way than the whole: write each answer as a "
@@ -238,14 +238,15 @@ def conversation(tokenizer, messages, here, first=0, tools=None):
     return whole, tuple(answers)
 
 
-def _turn(tokenizer, rest, content) -> str:
-    """What `rest` begins with: a message's content and the special token behind it; "" if not."""
-    content, start = content.strip(), len(rest) - len(rest.lstrip())
-    if not rest.startswith(content, start):
+def _turn(tokenizer, rest, message) -> str:
+    """What `rest` begins with: a message's content and the special token behind it. "" where it
+    does not, or where the message says more than that (calls a tool)."""
+    content, start = message["content"].strip(), len(rest) - len(rest.lstrip())
+    behind = rest[start + len(content):].lstrip()
+    ends = [token for token in tokenizer.get_added_vocab() if behind.startswith(token)]
+    if not rest.startswith(content, start) or len(message) > 2 or not ends:
         return ""
-    end = start + len(content)
-    ends = [token for token in tokenizer.get_added_vocab() if rest.startswith(token, end)]
-    return rest[:end] + max(ends, key=len, default="")
+    return rest[:len(rest) - len(behind) + len(max(ends, key=len))]
 
 
 def question(tokenizer, messages, here) -> str:
