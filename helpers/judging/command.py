@@ -26,8 +26,8 @@ def judge_parser() -> Parser:
     add("--batch-size", type=count, default=32, help="without --train (default: %(default)s)")
     add("--rate", type=number, default=1e-3, help="without --train (default: %(default)s)")
     add("--methods", nargs="*", choices=METHODS + BASELINES, default=["ekfac"], metavar="NAME",
-        help=f"of {', '.join(METHODS)} (default: ekfac), beside the dot product, TF-IDF and chance, "
-             "which always stand there")
+        help=f"of {', '.join(METHODS)} (default: ekfac), beside the dot product, TF-IDF and "
+             "chance, which always stand there")
     add("--scores", type=given, action="append", default=[], metavar="NAME=FILE.safetensors",
         help="of another tool, for the model in DIR/model: `sequence` (queries, stories), as "
              "--all-scores writes; may recur")
