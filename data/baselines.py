@@ -50,3 +50,23 @@ def loss_covariance(model, ids, recipe, questions, draws: int, spread=0.5):
         losses.append(by_story)
     answers, losses = (torch.stack(values) for values in (answers, losses))
     return -(answers - answers.mean(0)).T @ (losses - losses.mean(0)) / (draws - 1)
+
+
+def segments(curvatures: list, gradient: dict) -> list[dict]:
+    """SOURCE (Bae et al. 2024): one vector `{layer: …}` for each segment of training, first first.
+
+    The product of each with a story's gradient in that segment, summed over the segments, is N
+    times the influence. `curvatures` are EK-FAC at the mean θ of each segment, damped by the
+    segment's `path_damping`; `gradient` is ∇L_q at the end. Within a segment a change grows to
+    (1 − e^{−Λ/λ})/Λ of its gradient; each later segment shrinks it by e^{−Λ/λ}.
+    """
+    def grown(values, damping):
+        ratio = (values / damping).clamp(min=1e-12)  # where Λ is 0 the change grows to 1/λ
+        return -torch.expm1(-ratio) / ratio / damping
+
+    vectors = []
+    for curvature in reversed(curvatures):
+        vectors.append(curvature.spectral(gradient, grown))
+        gradient = curvature.spectral(
+            gradient, lambda values, damping: torch.exp(-values / damping))
+    return vectors[::-1]

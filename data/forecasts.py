@@ -148,7 +148,7 @@ def by_segments(course):
             damping = {name: 1 / (1 / values).mean().item() for name, values in by_layer.items()}
             curvatures.append(EKFAC(terminal.fit(run, "ekfac").blocks, damping))
         end = course.run("all", head=True)
-        vectors = retrain.segments(curvatures, course.gradients(end))
+        vectors = baselines.segments(curvatures, course.gradients(end))
         return {"score/segments": sum(scored(*pair) for pair in zip(runs, vectors))}
 
 

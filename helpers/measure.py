@@ -37,14 +37,3 @@ def lds(predicted, actual) -> torch.Tensor:
     a, b = (torch.from_numpy(rankdata(values, axis=-2)) for values in (predicted, actual))
     a, b = (ranks - ranks.mean(-2, keepdim=True) for ranks in (a, b))
     return (a * b).sum(-2) / (a.norm(dim=-2) * b.norm(dim=-2)).clamp(min=1e-9)
-
-
-def lds_interval(predicted, actual, other=None, draws=300) -> list[float]:
-    """95% bootstrap interval of the mean `lds`, less that of the predictions `other`: subsets and
-    queries drawn again, with replacement, the same for both."""
-    draw = torch.Generator().manual_seed(0)
-    again = [[torch.randint(n, (n,), generator=draw) for n in actual.shape] for _ in range(draws)]
-    rows, queries = map(torch.stack, zip(*again))
-    values = lds(predicted[rows], actual[rows])
-    values = values if other is None else values - lds(other[rows], actual[rows])
-    return values.gather(1, queries).mean(1).quantile(values.new_tensor([0.025, 0.975])).tolist()

@@ -3,8 +3,7 @@
 Every loss term −log p(x_{t+1} | x_≤t) of story i has a weight w[i, t] (1: as it is, 0: left out,
 2: one more copy). `train` is a deterministic function of the weights, so that f(w), the
 log-probability of a query under the trained model, can be measured for any w and, by
-`metagradient`, differentiated by all of them. What comes after that does without unrolling.
-"""
+`metagradient`, differentiated by all of them."""
 from dataclasses import dataclass, fields
 from functools import partial
 
@@ -118,7 +117,6 @@ def one_step(model, ids, rows, weights, state, step, steps, recipe, divisor, ben
 
 def train(model, ids, recipe: Recipe, seed=0, weights=None) -> State:
     """The state after all steps from the model's present parameters (which stay).
-
     `weights`: `(N,)` by story or `(N, T)` by position (of the token that is read), default 1.
     Stories of weight 0 are not run at all. Raises InputError when a parameter stops being finite.
     """
@@ -227,9 +225,7 @@ def layer_places(model, layers: dict) -> dict[str, torch.Tensor]:
 
 def term_slopes(model, ids, theta: torch.Tensor, directions: torch.Tensor) -> torch.Tensor:
     """d/ds of every loss term at θ + s·direction for directions `(Q, P)`: `(Q, N, T)`.
-
-    Along an iHVP, a slope divided by N is the influence of that loss term alone.
-    """
+    Along an iHVP, a slope divided by N is the influence of that loss term alone."""
     slopes = theta.new_zeros(len(directions), len(ids), max(map(len, ids)))
     for batch in batches(ids, 8):
         def along(direction, batch=batch):
@@ -238,23 +234,3 @@ def term_slopes(model, ids, theta: torch.Tensor, directions: torch.Tensor) -> to
             values = torch.func.vmap(along, chunk_size=8)(directions)
         slopes[:, batch.index, :values.shape[-1]] = values
     return slopes
-
-
-def segments(curvatures: list, gradient: dict) -> list[dict]:
-    """SOURCE (Bae et al. 2024): one vector `{layer: …}` for each segment of training, first first.
-
-    The product of each with a story's gradient in that segment, summed over the segments, is N
-    times the influence. `curvatures` are EK-FAC at the mean θ of each segment, damped by the
-    segment's `path_damping`; `gradient` is ∇L_q at the end. Within a segment a change grows to
-    (1 − e^{−Λ/λ})/Λ of its gradient; each later segment shrinks it by e^{−Λ/λ}.
-    """
-    def grown(values, damping):
-        ratio = (values / damping).clamp(min=1e-12)  # where Λ is 0 the change grows to 1/λ
-        return -torch.expm1(-ratio) / ratio / damping
-
-    vectors = []
-    for curvature in reversed(curvatures):
-        vectors.append(curvature.spectral(gradient, grown))
-        gradient = curvature.spectral(
-            gradient, lambda values, damping: torch.exp(-values / damping))
-    return vectors[::-1]

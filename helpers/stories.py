@@ -22,7 +22,6 @@ class InputError(Exception):
 
 class Story(NamedTuple):
     """One training text with a name of its own.
-
     `answers` are the parts `text[start:end]` whose loss the model was trained on, in order; None
     means all. The text of a `chat` holds its special tokens, so a tokenizer adds none.
     """
@@ -54,9 +53,7 @@ class EncodedQuery(NamedTuple):
 @dataclass
 class Corpus:
     """N tokenised stories, `stories[i]` with the ids `ids[i]`; counts of those cut or left out.
-
-    `loss_masks[i][t]` says whether token t is predicted for the loss; None means all are.
-    """
+    `loss_masks[i][t]` says whether token t is predicted for the loss; None means all are."""
     stories: list[Story]
     ids: list[list[int]]
     truncated: int = 0

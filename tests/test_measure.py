@@ -5,6 +5,7 @@ import torch
 from scipy.stats import spearmanr
 
 from helpers import measure
+from helpers.judging.report import lds_interval
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +42,8 @@ def test_the_interval_is_a_paired_bootstrap_over_subsets_and_queries(runs):
         mine, its = (by_scipy(method[rows][:, queries], truth) for method in (close, rough))
         one.append(np.mean(mine))
         less.append(np.mean(mine) - np.mean(its))
-    for found, values in ((measure.lds_interval(close, actual), one),
-                          (measure.lds_interval(close, actual, rough), less)):
+    for found, values in ((lds_interval(close, actual), one),
+                          (lds_interval(close, actual, rough), less)):
         assert found == pytest.approx(np.quantile(values, [0.025, 0.975]).tolist())
         assert found[0] < np.mean(values) < found[1]
-    assert measure.lds_interval(close, actual, close) == [0, 0]
+    assert lds_interval(close, actual, close) == [0, 0]

@@ -28,6 +28,12 @@ IDS = [[1, 5, 9, 7, 3, 2, 8], [4, 4, 6, 1, 7], [2, 9, 8, 7, 6, 5, 3, 1], [7, 1, 
 RECIPE = retrain.Recipe(epochs=3, batch_size=2, rate=1e-2, epsilon=1e-6)
 
 
+def baselines():
+    """Methods that the records compare with, in data/."""
+    sys.path.insert(0, str(ROOT / "data"))
+    return import_module("baselines")
+
+
 @pytest.fixture(scope="module")
 def model():
     torch.manual_seed(0)
@@ -254,7 +260,7 @@ def test_one_segment_is_the_integral_of_a_decay():
     eigenvalues[1, 2] = 0  # as of a unit that is always off
     curvature = KFAC({"w": Block(q_a, q_s, eigenvalues)}, damping=0.3)
     gradient = torch.randn(2, 3, 4, generator=draw).double()
-    (found,) = retrain.segments([curvature], {"w": gradient})
+    (found,) = baselines().segments([curvature], {"w": gradient})
     dense, eye = curvature.dense("w"), torch.eye(12).double()
     block = torch.cat([torch.cat([-dense, eye], 1), torch.zeros(12, 24).double()])
     integral = torch.matrix_exp(block / 0.3)[:12, 12:]
@@ -300,15 +306,14 @@ def test_segments_against_the_derivative_through_a_training_in_three_parts():
                                 for vector, mean, (_, _, root) in zip(vectors, means, parts))
                             for example in examples])
 
-    assert relative(forecast(retrain.segments(curvatures, {"w": asked})), exact) < 0.03
-    turned = retrain.segments(curvatures[::-1], {"w": asked})[::-1]
+    assert relative(forecast(baselines().segments(curvatures, {"w": asked})), exact) < 0.03
+    turned = baselines().segments(curvatures[::-1], {"w": asked})[::-1]
     assert relative(forecast(turned), exact) > 0.2  # the order of the segments matters
 
 
-def test_loss_covariance_is_that_of_the_derivatives_through_training(model, questions, monkeypatch):
+def test_loss_covariance_is_that_of_the_derivatives_through_training(model, questions):
     """With small changes of the weights, f and every loss change as their gradients say."""
-    monkeypatch.syspath_prepend(ROOT / "data")
-    loss_covariance = import_module("baselines").loss_covariance
+    loss_covariance = baselines().loss_covariance
     recipe, draws, spread = replace(RECIPE, epsilon=1e-2), 10, 1e-3  # smooth
     found = loss_covariance(model, IDS, recipe, questions, draws, spread)
     again = loss_covariance(model, IDS, recipe, questions, draws, spread)
@@ -330,10 +335,9 @@ def test_loss_covariance_is_that_of_the_derivatives_through_training(model, ques
 
 # -- words ----------------------------------------------------------------------------------------
 
-def test_bm25_against_the_formula_word_by_word(monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "data")
+def test_bm25_against_the_formula_word_by_word():
     texts = ["The cat sat.", "The dog sat on the cat", "A bird", "the the the end of the bird"]
-    found = import_module("baselines").bm25_scores(["the cat", "bird bird"], texts, k1=1.5, b=0.75)
+    found = baselines().bm25_scores(["the cat", "bird bird"], texts, k1=1.5, b=0.75)
     words = [Counter(re.findall(r"\w+", text.lower())) for text in texts]
     mean = sum(sum(count.values()) for count in words) / len(texts)
     for query, asked in enumerate((["the", "cat"], ["bird"])):
