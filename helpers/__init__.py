@@ -2,7 +2,7 @@
 
 The book, to be read in this order: stories → capture → curvature → exact → influence → search →
 retrain → measure. It holds what the notebooks teach and nothing else. The wings are folders:
-`sources`, `terminal`, `pictures`, `explorer`, `classroom`.
+`sources`, `terminal`, `judging`, `pictures`, `explorer`, `classroom`.
 """
 import os
 import tempfile
