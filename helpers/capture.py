@@ -10,7 +10,7 @@ from transformers.pytorch_utils import Conv1D
 from .stories import Batch, InputError, content_weights, logits_of, token_losses
 
 MLP_PARTS = {"mlp", "mlps", "mlp_block", "shared_mlp", "feed_forward", "ffn", "fc1", "fc2",
-             "intermediate"}
+             "intermediate", "experts"}
 
 
 def find_layers(model: nn.Module, scope: str = "mlp") -> dict[str, nn.Module]:

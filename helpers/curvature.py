@@ -85,13 +85,15 @@ class KFAC(Layerwise):
     name = "kfac"
 
     def __init__(self, blocks: dict[str, Block], damping: float | dict | None = None):
-        """`damping` is one λ, one a layer, or None: 0.1 × the mean eigenvalue of each layer.
-
-        Raises InputError for eigenvalues that are not finite, or need a damping.
-        """
+        """`damping` is one λ, one a layer, or None: 0.1 × the mean eigenvalue of each layer; where
+        that is 0 (an expert that no token was sent to), the mean over all layers. Raises InputError
+        for eigenvalues that are not finite, or need a damping."""
         self.blocks = blocks
         given = damping if isinstance(damping, dict) else dict.fromkeys(blocks, damping)
-        self.damping = {name: _damping(name, block, given[name]) for name, block in blocks.items()}
+        means = {name: block.eigenvalues.double().mean().item() for name, block in blocks.items()}
+        usual = sum(means.values()) / len(means)
+        self.damping = {name: _damping(name, block, given[name], means[name] or usual)
+                        for name, block in blocks.items()}
 
     @classmethod
     def fit(cls, model, layers, batches, damping=None, pseudo=None, seed=0):
@@ -127,12 +129,12 @@ class KFAC(Layerwise):
         return (basis * block.eigenvalues.flatten()) @ basis.T
 
 
-def _damping(name, block, damping):
+def _damping(name, block, damping, mean):
     if not torch.isfinite(block.eigenvalues).all():
         raise InputError(f"the curvature of layer {name!r} is not finite: check the model's "
                          "weights and the stories")
     if damping is None:
-        damping = DAMPING_FACTOR * block.eigenvalues.double().mean().item()
+        damping = DAMPING_FACTOR * mean
     if damping == 0 and block.eigenvalues.min() <= 0:
         raise InputError(f"layer {name!r} has zero curvature in some direction: give a damping "
                          "above zero")

@@ -21,9 +21,7 @@ def span_positions(tokenizer, text: str, start: int, end: int) -> range:
 
 def profile_correlation(profiles: list[torch.Tensor]) -> float:
     """Mean Pearson correlation between token profiles of stories, cut to the shorter of two.
-
-    1 means every story shows the same curve: the flat-attribution bug.
-    """
+    1 means every story shows the same curve: the flat-attribution bug."""
     values = []
     for first, second in combinations(profiles, 2):
         length = min(len(first), len(second))

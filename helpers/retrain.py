@@ -17,7 +17,6 @@ from .stories import (Batch, Corpus, InputError, batches, encode_query, logits_o
 @dataclass(frozen=True)
 class Recipe:
     """How to train: Adam with its epsilon under the root, batches drawn from a seed.
-
     The rate decays linearly to 0, after a linear warm-up over the first 10% of the steps. The loss
     of a batch is Σ w ℓ / (batch_size × mean targets of a story): the divisor does not depend on
     the weights, so the loss is linear in them. (Adam itself undoes a factor common to all.)

@@ -259,6 +259,21 @@ def test_zero_damping_on_a_singular_block_and_nan_factors_are_refused():
         KFAC(blocks)
 
 
+def test_a_layer_that_no_token_reached_gets_the_mean_damping_of_all():
+    """As an expert that none of the fitted stories was sent to."""
+    model = tiny_model("gpt2")
+    blocks = EKFAC.fit(model, find_layers(model), lambda: batches(random_ids(4), 2)).blocks
+    silent = next(iter(blocks))
+    blocks[silent].eigenvalues.zero_()
+    matrix = EKFAC(blocks)
+    means = [block.eigenvalues.mean().item() for block in blocks.values()]
+    assert matrix.damping[silent] == pytest.approx(0.1 * sum(means) / len(means))
+    v = torch.ones_like(blocks[silent].eigenvalues)
+    assert torch.allclose(matrix.solve({silent: v})[silent], v / matrix.damping[silent])
+    with pytest.raises(InputError, match="damping above zero"):
+        EKFAC({silent: blocks[silent]})  # nothing to go by
+
+
 def test_cache_round_trip_damage_and_key(tmp_path):
     model, ids = tiny_model("gpt_neo", torch.float32), random_ids(5)
     layers = find_layers(model)

@@ -15,7 +15,8 @@ from ..curvature import Block
 from ..sources.files import load_checked, present, save_checked
 
 HELPERS = Path(__file__).resolve().parents[1]
-FITTING = ("stories.py", "capture.py", "curvature.py", "sources/attention.py",
+FITTING = ("stories.py", "capture.py", "curvature.py", "sources/adapters.py",
+           "sources/attention.py", "sources/experts.py", "sources/head.py",
            "terminal/processes.py")  # the code whose result a fit is
 INDEXING = (*FITTING, "search.py", "terminal/index.py")
 # A config's entries on how a model was loaded, not what it computes (dtypes stand with the weights)
