@@ -38,8 +38,9 @@ RANK, TARGETS = 16, ("c_fc", "c_proj", "q_proj", "k_proj", "v_proj", "out_proj")
 EARLY = 2       # epochs, after which the influence is looked at too
 BEST = 20       # pairs that are dropped for each behaviour
 WORDINGS = (1, 2, 4)  # questions that are asked of a behaviour
-DROPPED = ("ekfac", "relatif", "content", "dot", "tfidf", "representation", "self", "loss",
-           "random", "bad")
+DROPPED = {"full": ("ekfac", "relatif", "content", "dot", "tfidf", "representation", "self",
+                    "loss", "random", "bad"),
+           "lora": ("ekfac", "relatif", "content", "tfidf", "loss", "random", "bad")}
 
 
 class Course:
@@ -203,12 +204,13 @@ def stages(folder):
             found = staged(folder / f"{mode}-{seed}.safetensors", partial(course.trained, seed))
             yield f"{mode}/{seed}", found
             scores = {name.removeprefix("score/"): values for name, values in found.items()}
-            for method in DROPPED:
+            for method in DROPPED[mode]:
                 make = partial(course.trained_without, method, seed, scores)
                 yield (f"{mode}/{seed}/without/{method}",
                        staged(folder / f"{mode}-{seed}-{method}.safetensors", make))
-            yield f"{mode}/{seed}/early", staged(folder / f"{mode}-{seed}-early.safetensors",
-                                                 partial(course.trained_early, seed))
+            if mode == "full":
+                yield f"{mode}/{seed}/early", staged(folder / f"{mode}-{seed}-early.safetensors",
+                                                     partial(course.trained_early, seed))
 
 
 def main():
