@@ -1,20 +1,21 @@
 """TEACHING.md keeps to the notebooks: sections, exercises, minutes, messages and numbers are
 theirs."""
 import re
+from collections import Counter
 from importlib import import_module
 
 from builders import ROOT
-from exercises import notebook, source, verdict
+from exercises import notebook, source, tags, verdict
 
 from helpers import checks
 
 PATH = ROOT / "notebooks" / "TEACHING.md"
 TEXT = PATH.read_text(encoding="utf-8")
-NUMBERS = sorted(path.name[:2] for path in PATH.parent.glob("0*.ipynb"))
+NUMBERS = sorted(path.name[:2] for path in PATH.parent.glob("[01]*.ipynb"))
 CELLS = {number: notebook(number)["cells"] for number in NUMBERS}
-REFERENCE = re.compile(r"\b(0\d) “([^”]+)”")
+REFERENCE = re.compile(r"\b([01]\d) “([^”]+)”")
 SAID = re.compile(r"`(\w+)`[^|]*\| ✗ “([^”]+)”")
-PRINTED = re.compile(r"\b(0\d)\s+prints\s+`([^`]+)`")
+PRINTED = re.compile(r"\b([01]\d)\s+prints\s+`([^`]+)`")
 
 
 def flat(text):
@@ -63,10 +64,10 @@ def test_every_section_named_is_in_its_notebook():
 
 
 def test_every_exercise_has_its_number_name_and_minutes():
-    found = re.findall(r"(0\d) exercise (\d), `(\w+)` \((\d+) minutes\)", flat(TEXT))
+    found = re.findall(r"([01]\d) exercise (\d), `(\w+)` \((\d+) minutes\)", flat(TEXT))
     assert not [one for one in found if (one[2], int(one[3])) != cards(one[0])[int(one[1])]]
     wanted = {
-        (number, name) for number in NUMBERS if number < "09" for name, _ in cards(number).values()
+        (number, name) for number in NUMBERS if number != "09" for name, _ in cards(number).values()
     }
     assert {
         (number, name) for number, _, name, _ in found
@@ -111,26 +112,50 @@ def test_times_and_memory_are_those_of_the_first_cells():
             assert stated == (run, memory), number
 
 
+def minutes_of(number):
+    """{section: minutes to read it}, by the rule of tests/test_notebooks.py for whole notebooks."""
+    found, at = Counter(), ""
+    for cell in CELLS[number]:
+        words = source(cell) if "solution" not in tags(cell) else ""
+        if cell["cell_type"] == "markdown":
+            at = "".join(re.findall(r"^## (\d*)", words)) if words.startswith("## ") else at
+            found[at] += sum(map(int, re.findall(r"^Difficulty .* · (\d+) minutes", words, re.M)))
+            words = re.sub(r"```.*?```|`[^`]*`|\]\([^)]*\)|<[^>]+>", " ", words, flags=re.S)
+        found[at] += len(re.findall(r"\w[\w'’-]*", words)) / 200
+    return found
+
+
+def test_the_routes_take_the_minutes_they_say():
+    routes = re.findall(r"^\| [^|]+ \| (\d+) minutes \| ([01]\d.*) \|$", TEXT, re.M)
+    for stated, places in routes:
+        total = 0
+        for number, sections in re.findall(r"\b([01]\d)\b(?: \(([\d, ]+)\))?", places):
+            minutes = minutes_of(number)
+            wanted = set(sections.split(", ") if sections else minutes)
+            assert wanted <= minutes.keys(), (number, wanted)
+            total += sum(minutes[section] for section in wanted)
+        assert abs(int(stated) - total) <= 0.1 * total, (places, total)
+    assert len(routes) >= 8
+
+
 def test_the_plans_fill_their_time():
     parts = re.split(r"^(?=##+ )", TEXT, flags=re.M)
     plans = {part.splitlines()[0]: rows_with_clock(part) for part in parts}
     plans = {
         title: rows
         for title, rows in plans.items()
-        if rows or re.search("90 minutes|Session", title)
+        if rows or re.search("90 minutes|Session|afternoon", title)
     }
     for title, rows in plans.items():
-        assert rows and rows[0][0] == 0 and rows[-1][1] == (90 if "90 minutes" in title else 50), (
-            title
-        )
+        end = 90 if "90 minutes" in title else 180 if "afternoon" in title else 50
+        assert rows and rows[0][0] == 0 and rows[-1][1] == end, title
         assert all(end == start for (_, end), (start, _) in zip(rows, rows[1:])), title
 
 
 def test_an_exercise_in_class_has_at_least_the_minutes_of_its_card():
     for start, end, row in re.findall(r"^\| (\d+)–(\d+) \|(.+)$", TEXT, re.M):
-        minutes = [
-            int(minutes) for minutes in re.findall(r"0\d exercise \d, `\w+` \((\d+) minutes\)", row)
-        ]
+        stated = re.findall(r"[01]\d exercise \d, `\w+` \((\d+) minutes\)", row)
+        minutes = [int(card) for card in stated]
         assert int(end) - int(start) > max(minutes, default=0), (
             row
         )  # several in a row are done side by side
