@@ -12,7 +12,7 @@ import pytest
 from builders import ROOT
 from exercises import notebook, source, tags
 
-NUMBERS = sorted(path.name[:2] for path in (ROOT / "notebooks").glob("0*.ipynb"))
+NUMBERS = sorted(path.name[:2] for path in (ROOT / "notebooks").glob("[0-9]*.ipynb"))
 CELLS = {number: notebook(number)["cells"] for number in NUMBERS}
 KNOWN = {"slide", "subslide", "fragment", "-", "notes", "skip"}
 WIDTH, HEIGHT = 1280, 800
