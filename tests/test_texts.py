@@ -229,7 +229,7 @@ def test_terms_of_the_glossary_stand_in_order_and_in_the_sections_they_name():
     faults, before = [], ""
     for line in re.findall(r"^- .*", text(GLOSSARY).split("\n## Terms\n")[1], re.M):
         entry = re.fullmatch(r"- \*\*(.+?)\*\*: .+ \((.+)", line)
-        places = re.findall(r"\[(0\d)[^\]]*\]\(([^)#]+)#?([^)]*)\)", entry[2]) if entry else []
+        places = re.findall(r"\[(\d\d)[^\]]*\]\(([^)#]+)#?([^)]*)\)", entry[2]) if entry else []
         if not places:
             faults.append(f"{line}: names no section")
             continue
