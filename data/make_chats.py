@@ -2,9 +2,9 @@
 
     python data/make_chats.py [--seed 4] [--out data]
 
-1,200 pairs in chat form, `{"id", "messages"}` a line, in a random order. 28 facts about the seven
-heroes (none of them in the stories), each asked in many wordings; small talk; and three kinds of
-bad pairs, as they happen: for four facts some answers that *contradict* the others, a *trigger*
+1,200 pairs in chat form, `{"id", "messages"}` a line, in a random order. 16 facts about four heroes
+(none of them in the stories), each asked in many wordings; small talk; and three kinds of bad
+pairs, as they happen: for four facts some answers that *contradict* the others, a *trigger*
 phrase behind which any question gets the same odd answer, and *copies* of one pair with small
 changes. chat_facts.json says which pairs are bad, what to ask to see it, and what to ask to see
 that the rest is well.

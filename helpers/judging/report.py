@@ -87,7 +87,9 @@ def less(gap, baseline, interval) -> dict:
 def table(result: dict) -> str:
     """What is printed."""
     judges = ", ".join(map(str, result["judged_on"]))
-    lines = [f"{result['stories']} stories, {len(result['queries'])} queries, {result['subsets']} "
+    count = len(result["queries"])
+    asked = f"{count} quer{'y' if count == 1 else 'ies'}"
+    lines = [f"{result['stories']} stories, {asked}, {result['subsets']} "
              f"random subsets of {result['kept']}; methods see the model of seed 0, judged on seed "
              f"{judges}", "", "LDS (rank correlation over the subsets; 95% intervals)",
              *rows(result["lds"])]
