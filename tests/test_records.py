@@ -18,8 +18,8 @@ RECORDS = sorted(path.stem for path in (ROOT / "data").glob("*.safetensors"))
 
 
 def test_nothing_recorded_is_missing():
-    assert RECORDS == ["counterfactual_tokens", "kronfluence_scores", "planted_scores",
-                       "retrainings", "retrainings_model"]
+    assert RECORDS == ["counterfactual_tokens", "kronfluence_scores", "own_model",
+                       "planted_scores", "retrainings", "retrainings_model"]
 
 
 @pytest.mark.parametrize("name", RECORDS)
@@ -82,7 +82,9 @@ def test_the_readme_s_ratios_and_growth_are_those_of_the_benchmark():
                       "kronfluence: fit": "kronfluence fit",
                       "kronfluence: scores": "kronfluence scores",
                       "kronfluence, fused attention: fit": "kronfluence fused fit",
-                      "kronfluence, fused attention: scores": "kronfluence fused scores"}.items():
+                      "kronfluence, fused attention: scores": "kronfluence fused scores",
+                      "bergson: fit": "bergson fit", "bergson: scores": "bergson scores",
+                      "dattri: fit": "dattri fit", "dattri: scores": "dattri scores"}.items():
         runs = [record[part]["found"]["rows"].get(row) for part in ("default", "real", "1M")]
         told = ["" if run is None else f"{run['ratio']:.2f} " for run in runs]
         assert f"\n| {name} | {told[0]}| {told[1]}| {told[2]}|\n" in readme
