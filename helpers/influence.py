@@ -21,12 +21,12 @@ class Strongest(NamedTuple):
 
 # -- queries -------------------------------------------------------------------------------------
 
-def query_gradients(model, layers, queries: list[EncodedQuery]):
+def query_gradients(model, layers, queries: list[EncodedQuery], batch_size=16):
     """∇L_q = −∇ log p(completion | prompt), one row a query; only the completion is a target.
     Returns `({layer: (Q, out, in+1)}, log-probabilities (Q,))`."""
     rows, log_probs, order = {name: [] for name in layers}, [], []
     masks = [[place >= start for place in range(len(ids))] for ids, start in queries]
-    for batch in batches([ids for ids, _ in queries], 16, 2048, masks):
+    for batch in batches([ids for ids, _ in queries], batch_size, 2048, masks):
         captured, losses = backward_pass(model, layers,
                                          batch.to(next(model.parameters()).device))
         order += batch.index

@@ -350,7 +350,8 @@ def _read(setting, query, contexts):
     if any(len(each) != m for each in tokens):
         raise InputError("the completion has other tokens behind some beginnings of stories: ask "
                          "without them")
-    rows, log_probs = query_gradients(setting.model, setting.layers, [*sum(tokens, []), *against])
+    rows, log_probs = query_gradients(setting.model, setting.layers, [*sum(tokens, []), *against],
+                                      setting.batch_size)
     other = torch.ones(len(against) // count, len(against))
     means = torch.block_diag(torch.eye(m).repeat(1, count), other) / count
     return means.to(log_probs) @ log_probs, combined(rows, means)

@@ -39,7 +39,8 @@ def ask(setting: Setting, queries: list[Query], curvature: Curvature, contexts=(
         count = len(plain_queries(replace(query, against=None), contexts))
         encoded = [encode_query(setting.tokenizer, plain, longest)
                    for plain in plain_queries(query, contexts)]
-        rows, logs = query_gradients(setting.model, setting.layers, encoded)
+        rows, logs = query_gradients(setting.model, setting.layers, encoded,
+                                     setting.batch_size)
         weights = torch.ones_like(logs) / count
         weights[count:] *= -1
         gradients.append(combined(rows, weights[None]))
