@@ -44,7 +44,7 @@ def test_it_prints_ends_well_and_writes_nothing(more, words, house, cli, tmp_pat
     assert "24 stories" in first and "1 query" in first and "nothing cached" in first
     assert [line.split()[0] for line in lines] == ["time", "memory", "disk"]
     assert all(word in out for word in words.split()) and len(out) < 800
-    assert re.search(r"time +\d+(\.\d)? s  = ", out) and re.search(r"memory +\d+ MB  = ", out)
+    assert re.search(r"time +\d+(\.\d)? s  = ", out) and re.search(r"memory +[\d.]+ [MG]B  = ", out)
 
 
 def test_what_cannot_be_run_is_refused_as_without_it(house, refused):
