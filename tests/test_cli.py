@@ -60,7 +60,7 @@ def test_rank_relatif_orders_by_influence_and_length(house, cli, tmp_path):
                            tmp_path / "a.json", "--top", 3)
         assert code == 0, err
         found = json.loads((tmp_path / "a.json").read_text(encoding="utf-8"))
-        assert found["rank"] == rank
+        assert found["rank"] == rank and ("(RelatIF)" in err) == (rank == "relatif")
         lists.append([(entry["id"], entry["influence"])
                       for entry in found["queries"][0]["influences"]])
     assert lists[0] != lists[1]

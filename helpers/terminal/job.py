@@ -53,6 +53,9 @@ def run(request: Request) -> None:
             scores = exact_scores(setting, asked, rows,
                                   curvature if request.rank == "relatif" else None)
         order = scores["relatif" if request.rank == "relatif" else "sequence"]
+        if request.rank == "relatif":
+            tell("lists are in the order of influence by the length of the story's gradient "
+                 "(RelatIF)")
         damping, answers = curvature.damping, told(setting, asked, order, request.top)
     result = {"model": request.model, "stories": request.stories, "method": request.method,
               "n_train": len(setting.corpus), "target": setting.target, "rank": request.rank,
