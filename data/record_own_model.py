@@ -79,8 +79,8 @@ class Course:
 
     def outcome(self):
         """`rates (6,)`: p of the odd answer in the tested questions; of contradictions, its share
-        of the two answers. `right (16,)`: the same share of the right answer to each fact, asked
-        in words that no pair has, against the likeliest of the others of its kind."""
+        of the two answers. `right (16,)`: the right answer's share among all of its kind, for each
+        fact, asked in words that no pair has."""
         rates = [self.shares(behaviour["tested"], behaviour["name"].startswith("contra")).mean()
                  for behaviour in self.behaviours]
         return {"rates": torch.stack(rates), "right": self.right()}
@@ -166,7 +166,6 @@ class Course:
         rows = scores[method]
         most = BEST * len(self.behaviours) // len(rows)
         return sorted(set(rows.topk(most).indices.flatten().tolist()))
-
 
     # -- the stages ------------------------------------------------------------------------------
 

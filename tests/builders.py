@@ -4,6 +4,7 @@ import json
 import math
 import random
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +42,12 @@ HOSTILE_TOKENS = [
 ADVICE = ("give ", "check ", "choose ", "save ", "write ", "make ", "connect ", "replace ",
           "shorten ", "ask ", "type ",
           "install ", "merge ", "name ", "leave ", "at least ")
+
+
+def baselines():
+    """Methods that the records compare with: data/baselines.py."""
+    sys.path.insert(0, str(ROOT / "data"))
+    return import_module("baselines")
 
 
 # -- models, tokenizers, sequences -----------------------------------------------------------------

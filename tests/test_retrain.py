@@ -14,7 +14,7 @@ from importlib import import_module
 
 import pytest
 import torch
-from builders import ROOT, relative
+from builders import ROOT, baselines, relative
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from helpers import retrain
@@ -26,12 +26,6 @@ IDS = [[1, 5, 9, 7, 3, 2, 8], [4, 4, 6, 1, 7], [2, 9, 8, 7, 6, 5, 3, 1], [7, 1, 
        [3, 8, 9, 9, 4, 2],
        [6, 5, 2, 8, 1]]
 RECIPE = retrain.Recipe(epochs=3, batch_size=2, rate=1e-2, epsilon=1e-6)
-
-
-def baselines():
-    """Methods that the records compare with, in data/."""
-    sys.path.insert(0, str(ROOT / "data"))
-    return import_module("baselines")
 
 
 @pytest.fixture(scope="module")

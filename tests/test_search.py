@@ -1,12 +1,10 @@
 """Four-bit vectors, low rank, the index and half precision, against plain arithmetic and solves."""
 import os
 import shutil
-import sys
 import tempfile
 import warnings
 from dataclasses import replace
 from functools import cache, partial
-from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -26,15 +24,10 @@ from helpers.terminal.index import Index, fast_products, open_index
 from helpers.terminal.setting import Setting
 from safetensors.torch import load_file, save_file
 
-from builders import (HOSTILE, PROMPT, QUERIES, ROOT, autograd_gradient, loss_of, made_up,
+from builders import (HOSTILE, PROMPT, QUERIES, autograd_gradient, baselines, loss_of, made_up,
                       make_model, make_tokenizer, query_loss, random_ids, tiny_model)
 
 FROM_DATA = partial(pseudo_gradients, labels="data")
-
-
-def baselines():
-    sys.path.insert(0, str(ROOT / "data"))
-    return import_module("baselines")
 
 
 def pearson(x, y):

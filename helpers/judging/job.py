@@ -14,6 +14,7 @@ from ..retrain import Recipe, query_batch
 from ..search import tfidf_scores
 from ..sources import context_length, load_model, track
 from ..sources.files import check_writable, local_path, output, read_checked, save_checked
+from ..sources.forms import jsonl_rows
 from ..sources.texts import plain_queries
 from ..stories import InputError, sequence_loss
 from ..terminal import kept as keeping
@@ -21,10 +22,9 @@ from ..terminal.answers import ask, exact_scores
 from ..terminal.fitting import fit
 from ..terminal.job import Request, read, say, tell, write_json
 from ..terminal.options import build_parser
-from . import BASELINES
 from .ledger import Ledger, digest
 from .report import report, table
-from .training import ByCommand, ByRecipe, records
+from .training import ByCommand, ByRecipe
 
 LEAST = 8  # stories
 DRAWS = 4  # random orders, which the queries share
@@ -79,9 +79,9 @@ class Bench:
         self.request = Request(**vars(build_parser().parse_args([])) | {
             name: getattr(options, name) for name in SHARED} | {"top": 1, "cache": None})
         self.setting, _, self.queries, _ = read(self.request)
-        for number, record in records(local_path(options.queries)):
-            if record.get("completion") is None:
-                raise InputError(f"{options.queries}: line {number} has no \"completion\": write "
+        for _, where, row in jsonl_rows(local_path(options.queries)):
+            if row.get("completion") is None:
+                raise InputError(f"{options.queries}: {where} has no \"completion\": write "
                                  "what is to be explained; the model that would say it changes")
         self.count = len(self.setting.corpus)
         if self.count < LEAST:
@@ -209,4 +209,4 @@ class Bench:
             words = torch.zeros(len(asked), self.count)
         orders = torch.rand(DRAWS, self.count, generator=torch.Generator().manual_seed(6))
         chance = orders[torch.arange(len(asked)) % DRAWS]
-        return {name: {"tfidf": words, "random": chance}[name] for name in BASELINES[1:]}
+        return {"tfidf": words, "random": chance}

@@ -3,7 +3,6 @@
 Each is `train(kept, seed)` with `kept (N,)` bool, and gives a model, which `save(folder)` writes;
 `name` says what it does."""
 import copy
-import gzip
 import json
 import shutil
 import subprocess
@@ -12,6 +11,7 @@ from pathlib import Path
 
 from ..retrain import Recipe, loss_weights, put, train
 from ..sources.files import local_path
+from ..sources.forms import clean, jsonl_rows
 from ..sources.models import load_model
 from ..stories import Corpus, InputError
 
@@ -85,20 +85,11 @@ def story_lines(request, corpus: Corpus) -> list[bytes]:
     path = local_path(request.stories, "stories.jsonl")
     if ".jsonl" in path.suffixes:
         lines = {}
-        for number, record in islice(records(path), request.limit):
-            name = str(number if record.get("id") is None else record["id"])
-            lines[name.encode("utf-8", "replace").decode()] = record
+        for number, _, row in islice(jsonl_rows(path), request.limit):
+            lines[clean(str(number if row.get("id") is None else row["id"]))] = row
         return [json.dumps(lines[story.id]).encode() + b"\n" for story in corpus.stories]
     if corpus.loss_masks:
         raise InputError("--train hands stories on as they came, and those with answers only as "
                          "JSONL: save them as FILE.jsonl")
     return [json.dumps({"id": story.id, "text": story.text}).encode() + b"\n"
             for story in corpus.stories]
-
-
-def records(path: Path):
-    """(number, object) of each line of a JSONL file, which was read before without a fault."""
-    with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
-        for number, line in enumerate(file, 1):
-            if line.strip():
-                yield number, json.loads(line.decode("utf-8-sig"))

@@ -52,7 +52,7 @@ def run(request: Request) -> None:
         else:
             scores = exact_scores(setting, asked, rows,
                                   curvature if request.rank == "relatif" else None)
-        order = scores["relatif" if request.rank == "relatif" else "sequence"]
+        order = scores.get("relatif", scores["sequence"])
         if request.rank == "relatif":
             tell("lists are in the order of influence by the length of the story's gradient "
                  "(RelatIF)")
