@@ -14,7 +14,8 @@ from helpers.sources import load_stories
 from helpers.sources.files import DATA
 from helpers.stories import InputError, tokenise
 from helpers.terminal import job
-from helpers.terminal.options import build_parser, out_of_memory
+from helpers.terminal.command import out_of_memory
+from helpers.terminal.options import build_parser
 from helpers.terminal.setting import Setting, _gradients, batch_note
 from safetensors.torch import load_file
 
@@ -56,11 +57,13 @@ def check_query(query, top):
 def test_rank_relatif_orders_by_influence_and_length(house, cli, tmp_path):
     lists = []
     for rank in ("influence", "relatif"):
-        code, _, err = cli(PROMPT, "--completion", " fox", "--rank", rank, "--json",
-                           tmp_path / "a.json", "--top", 3)
+        code, out, err = cli(PROMPT, "--completion", " fox", "--rank", rank, "--top", 3,
+                             "--json", tmp_path / "a.json", "--html", tmp_path / "a.html")
         assert code == 0, err
         found = json.loads((tmp_path / "a.json").read_text(encoding="utf-8"))
-        assert found["rank"] == rank and ("(RelatIF)" in err) == (rank == "relatif")
+        assert found["rank"] == rank
+        for shown in (out, (tmp_path / "a.html").read_text(encoding="utf-8")):
+            assert ("RelatIF" in shown) == (rank == "relatif")
         lists.append([(entry["id"], entry["influence"])
                       for entry in found["queries"][0]["influences"]])
     assert lists[0] != lists[1]

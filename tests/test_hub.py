@@ -14,13 +14,15 @@ import pyarrow.parquet
 import pytest
 import torch
 
+from helpers.sources import add_lora, save_adapter
+
 import hub
 from builders import (ADVICE, ROOT, close, jsonl, made_up, make_model, make_tokenizer, save_model,
                       save_pickled)
 
 pytestmark = pytest.mark.slow
 
-MODEL = "roneneldan/TinyStories-1M"
+MODEL, ADAPTER = "roneneldan/TinyStories-1M", "some/adapter"
 CLI = ("a fox", "--completion", " fox", "--cache", "none", "--device", "cpu", "--top", "3")
 
 # Evaluates {name: expression} and prints {name: value, or the complaint}; before each a line of
@@ -96,6 +98,10 @@ def folders(tmp_path_factory):
     if torch.__version__ >= (2, 6):  # older ones refuse a pickle
         (root / "model" / "model.safetensors").unlink()
         save_pickled(make_model(initializer_range=0.3), root / "model")
+    adapted = make_model(initializer_range=0.3)
+    for matrix in add_lora(adapted, rank=2).values():
+        torch.nn.init.ones_(matrix.weight)
+    save_adapter(adapted, root / "adapter", MODEL)
     noise = random.Random(2)
     (root / "parquet" / "data").mkdir(parents=True)
     for shard in range(2):
@@ -126,6 +132,7 @@ def answers(folders, home, tmp_path_factory):
     out = tmp_path_factory.mktemp("out") / "a.json"
     asked = {
         "model": f"sums({MODEL!r})", "model again": f"sums({MODEL!r})",
+        "adapter": f"sums({ADAPTER!r})",
         "three": "first('roneneldan/TinyStories', 3)",
         "second shard": "first('roneneldan/TinyStories', 8001)[-2:]",
         "json lines": "first('some/lines', 2)",
@@ -142,7 +149,8 @@ def answers(folders, home, tmp_path_factory):
     datasets = {"roneneldan/TinyStories": "parquet", "some/lines": "lines", "some/pairs": "pairs",
                 "a/headless": "headless",
                 "a/broken": "broken"}
-    with hub.serve({MODEL: folders / "model", "a/gated": folders / "model"},
+    with hub.serve({MODEL: folders / "model", ADAPTER: folders / "adapter",
+                    "a/gated": folders / "model"},
                    {name: folders / folder
                     for name, folder in datasets.items()}, gated={"a/gated"}) as endpoint:
         found = probe(endpoint, home, asked)
@@ -176,6 +184,13 @@ def test_a_model_is_fetched_once_each_file_once(answers, folders):
     expected = sum(float(tensor.detach().double().sum())
                    for tensor in make_model(initializer_range=0.3).parameters())
     assert found["model"] == [pytest.approx(expected, abs=1e-6), len(make_tokenizer())]
+
+
+def test_an_adapter_is_fetched_its_base_from_the_cache(answers, folders):
+    found, requests, _ = answers
+    assert sorted(fetched(requests["adapter"])) == sorted(
+        path.name for path in (folders / "adapter").iterdir())
+    assert found["adapter"] != found["model"]
 
 
 def test_data_sets_are_streamed(answers, folders):
@@ -227,12 +242,14 @@ CUT_OFF = {"unknown": "load_model('roneneldan/TinyStories-2M')",
 
 
 def test_without_a_network_what_is_in_the_cache_is_used(answers, house, home):
-    asked = CUT_OFF | {"model": f"sums({MODEL!r})",
+    asked = CUT_OFF | {"model": f"sums({MODEL!r})", "adapter": f"sums({ADAPTER!r})",
                        "main job": command("--model", MODEL, "--stories", house / "stories.jsonl"),
                        "main job, data": command("--model", MODEL, "--stories", "some/lines"),
                        "main job, unknown": command("--model", "nobody/Nothing")}
     found = probe(hub.nowhere(), home, asked)
-    assert found["model"] == answers[0]["model"] and found["main job"][0] == 0
+    assert [found[name] for name in ("model", "adapter")] == [answers[0][name] for name in (
+        "model", "adapter")]
+    assert found["main job"][0] == 0
     for name in CUT_OFF:
         assert "cannot reach the Hub" in found[name] and ": connect" in found[name]
     for name in ("main job, data", "main job, unknown"):

@@ -12,8 +12,7 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory, TemporaryFile
 
-from ..terminal.options import Parser
-from .command import check_new, command
+from ..terminal.command import Parser, command
 from .handed_in import Submission, find_submissions
 from .notebooks import ROOT, exercises, load_series, read_cells
 from .report import Row, plain, write_grades
@@ -162,7 +161,7 @@ def build_parser():
 def run(argv) -> None:
     """Raises Usage and InputError."""
     args = build_parser().parse_args(argv)
-    from ..sources.files import output
+    from ..sources.files import check_new, output
     check_new(args.out)
     with output(args.out):
         if not os.access(args.out.absolute().parent, os.W_OK):
@@ -174,4 +173,4 @@ def run(argv) -> None:
     print(f"{len(rows)} graded: {args.out / 'grades.csv'} and {args.out / 'reports'}")
 
 
-main = partial(command, "grade", run)
+main = partial(command, run, "helpers.grade")

@@ -6,9 +6,8 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from ..terminal.options import Parser
+from ..terminal.command import Parser, command
 from .address import ADDRESS, BRANCH
-from .command import command
 from .notebooks import ROOT, load_series, source
 
 COLAB = "https://colab.research.google.com"
@@ -143,4 +142,4 @@ def run(argv) -> None:
     print(f"all files agree: {address or 'no public address'}")
 
 
-main = partial(command, "publish", run)
+main = partial(command, run, "helpers.publish")

@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 from jinja2 import Environment, FileSystemLoader
 
-from .command import whole_folder
 
 ATTEMPTED = ("correct", "wrong")
 MOST_TEXT = 1000  # characters of any text of theirs
@@ -70,6 +69,7 @@ def write_grades(rows: list[Row], out: Path) -> None:
         taken = {name.lower() for name in pages}  # not all systems tell capitals apart
         name = next(name for name in alike if name.lower() not in taken)
         pages[name] = page(student, [row for row in rows if row.student == student])
+    from ..sources.files import whole_folder  # takes seconds
     with whole_folder(out) as made:
         (made / "reports").mkdir()
         save = {made / "reports" / f"{name}.html": text for name, text in pages.items()}

@@ -6,8 +6,7 @@ import shutil
 from functools import partial
 from pathlib import Path
 
-from ..terminal.options import Parser
-from .command import check_new, command, whole_folder
+from ..terminal.command import Parser, command
 from .notebooks import ROOT, Statement, checked, load_series, source, statements
 from .publish import rewritten
 
@@ -96,6 +95,7 @@ def as_written(cell: dict) -> str:
 def write_copies(out: Path) -> int:
     """Fills the new or empty folder `out` with the series for students; returns how many notebooks.
     Either everything is written or nothing. Raises InputError, also where a disk is full."""
+    from ..sources.files import check_new, whole_folder
     from ..stories import InputError
     series = load_series(ROOT)
     if not any(is_solution(cell) for content in series.values() for cell in content["cells"]):
@@ -142,4 +142,4 @@ def run(argv) -> None:
           "the whole folder")
 
 
-main = partial(command, "student", run)
+main = partial(command, run, "helpers.student")

@@ -5,8 +5,8 @@ import shlex
 from functools import partial
 from pathlib import Path
 
-from ..classroom.command import command
-from ..terminal.options import Parser, build_parser, count, natural, out_of_memory
+from ..terminal.command import Parser, command, count, natural
+from ..terminal.options import build_parser
 from . import BASELINES, METHODS
 
 HOLES = ("{stories}", "{model}", "{seed}")
@@ -76,17 +76,10 @@ def given(text):
 
 
 def run(argv) -> None:
+    """Raises Usage and InputError."""
     options = judge_parser().parse_args(argv)
-    from ..stories import InputError  # heavy imports only once the arguments are sound
-    from .job import judge
-    try:
-        judge(options)
-    except (RuntimeError, MemoryError) as problem:
-        if not out_of_memory(problem):
-            raise
-        raise InputError("out of memory: give a smaller --batch-size or --max-tokens") from None
+    from .job import judge  # heavy imports only once the arguments are sound
+    judge(options)
 
 
-def main(argv=None) -> int:
-    """Runs the command line; returns the exit code: 0, 2 for bad input, 130 when interrupted."""
-    return command("judge", run, argv)
+main = partial(command, run, "helpers.judge")

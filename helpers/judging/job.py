@@ -9,11 +9,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from tqdm.auto import tqdm
 
-from ..classroom.command import whole_folder
 from ..retrain import Recipe, query_batch
 from ..search import tfidf_scores
 from ..sources import context_length, load_model, track
-from ..sources.files import check_writable, local_path, output, read_checked, save_checked
+from ..sources.files import (check_writable, local_path, output, read_checked, save_checked,
+                             whole_folder)
 from ..sources.forms import jsonl_rows
 from ..sources.texts import plain_queries
 from ..stories import InputError, sequence_loss

@@ -14,8 +14,8 @@ from markupsafe import Markup
 from ..sources.files import output, save_text
 from . import shades
 from .asked import MOST_WORDS, asked, pieces
-from .text import (ALIGNMENTS, UNIT, by_sign, is_learnt, named_story, quote, signed, signed_tokens,
-                   tracked, visible)
+from .text import (ALIGNMENTS, ORDERS, UNIT, by_sign, is_learnt, named_story, quote, signed,
+                   signed_tokens, tracked, visible)
 from .values import finite, largest, largest_of_tokens
 
 FOLDER = Path(__file__).parent / "templates"
@@ -42,7 +42,7 @@ def _escaped_lines(text):
 TEMPLATES = Environment(loader=FunctionLoader(_joined), autoescape=True, undefined=StrictUndefined)
 TEMPLATES.filters |= {"visible": _escaped, "visible_lines": _escaped_lines, "signed": signed}
 TEMPLATES.globals |= {"style": Markup(CSS), "page_style": Markup(PAGE_CSS),
-                      "most_words": MOST_WORDS}
+                      "most_words": MOST_WORDS, "orders": ORDERS}
 
 
 def _drawn(template, macro, *data) -> str:
@@ -101,7 +101,7 @@ def page(result, align="input") -> str:
         raise ValueError(f"align is {align!r}: take 'input' or 'predicted'")
     facts = {key: value for key, value in result.items() if not isinstance(value, (dict, list))}
     facts |= {"tracked": tracked(result["tracked"])} if "tracked" in result else {}
-    top = {name: result[name] for name in ("unit", "target") if name in result}
+    top = {name: result[name] for name in ("unit", "target", "rank") if name in result}
     queries = [_section(top | query, "both") for query in result["queries"]]
     return _drawn("page.html", "page", queries, facts, align, ALIGNMENTS)
 

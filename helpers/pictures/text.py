@@ -7,6 +7,8 @@ from itertools import accumulate
 
 UNIT = "nats per extra copy"
 UNITS = {"influence": UNIT, "content": f"{UNIT} under a log-odds loss"}  # by target
+# of a list, by the JSON's "rank", where it is not that of the numbers shown
+ORDERS = {"relatif": "in the order of influence by the length of the story's gradient: RelatIF"}
 ALIGNMENTS = {"input": "on the token that was read", "predicted": "on the token being predicted"}
 JOINERS = "\u200c\u200d"  # emoji and Persian need them
 BEFORE, BEHIND = "⊢", "⊣"  # signs for what a tokenizer puts around a text
@@ -128,9 +130,10 @@ def by_sign(query) -> list[tuple[str, list]]:
 
 # -- terminals -------------------------------------------------------------------------------------
 
-def text_table(query, unit=UNIT) -> str:
+def text_table(query, unit=UNIT, rank="influence") -> str:
     """The top stories as text of at most 100 columns: rank, influence, id, strongest token. `query`
-    is one of "queries" of the JSON, `unit` stands there; steering characters are spelt out."""
+    is one of "queries" of the JSON, `unit` and `rank` stand there; steering characters are spelt
+    out."""
     prompt, completion = fit(query["prompt"], 50, True).lstrip(), fit(query["completion"], 28)
     lines = [f"{prompt} →{completion.rstrip()}  (log p = {query['log_prob']:.3f})"]
     if query.get("against") is not None:
@@ -139,6 +142,8 @@ def text_table(query, unit=UNIT) -> str:
                      f"(log p = {query['log_prob_against']:.3f})")
     if query.get("also"):
         lines.append(f"(means over {1 + len(query['also'])} wordings)")
+    if rank in ORDERS:
+        lines.append(f"({ORDERS[rank]})")
     for heading, entries in by_sign(query):
         lines += ["", f"{heading} ({unit})", COLUMNS]
         lines += map(_row, entries) if entries else [" none among those shown"]

@@ -109,6 +109,30 @@ def check_writable(path: Path) -> None:
             raise OSError(f"the folder {path.parent} may not be changed")
 
 
+# -- folders -------------------------------------------------------------------------------------
+
+def check_new(folder: Path) -> None:
+    """Raises InputError where there is a file, or something in the folder."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder} is there and not empty: name a new or an empty folder")
+
+
+@contextmanager
+def whole_folder(folder: Path):
+    """Yields a folder that takes the place of this new or empty one, unless an error comes first.
+    Raises InputError where the system does not let it."""
+    with output(folder):
+        parent = folder.absolute().parent
+        parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=parent, prefix=".tokenwise-", suffix=".partial") as hidden:
+            made = Path(hidden) / "made"
+            made.mkdir()
+            yield made
+            if folder.exists():
+                folder.rmdir()
+            shutil.move(made, folder)
+
+
 # -- tensors with a checksum ---------------------------------------------------------------------
 
 def save_checked(tensors: dict, path: Path, **metadata) -> None:

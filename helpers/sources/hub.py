@@ -2,7 +2,7 @@
 from pathlib import Path
 
 import datasets
-from huggingface_hub import HfApi, HfFileSystem, hf_hub_download, snapshot_download
+from huggingface_hub import HfApi, HfFileSystem, snapshot_download
 from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
 from huggingface_hub.utils import disable_progress_bars
 
@@ -34,7 +34,7 @@ def hub_model(name: str) -> Path:
     info = hub_info(name, "model")
     if info is None:
         try:
-            return Path(hf_hub_download(name, "config.json", local_files_only=True)).parent
+            return Path(snapshot_download(name, local_files_only=True))
         except Exception:
             raise InputError(f"cannot reach the Hub, and {name!r} is not in the local cache: "
                              "connect to the network, or give a folder") from None

@@ -53,9 +53,6 @@ def run(request: Request) -> None:
             scores = exact_scores(setting, asked, rows,
                                   curvature if request.rank == "relatif" else None)
         order = scores.get("relatif", scores["sequence"])
-        if request.rank == "relatif":
-            tell("lists are in the order of influence by the length of the story's gradient "
-                 "(RelatIF)")
         damping, answers = curvature.damping, told(setting, asked, order, request.top)
     result = {"model": request.model, "stories": request.stories, "method": request.method,
               "n_train": len(setting.corpus), "target": setting.target, "rank": request.rank,
@@ -166,7 +163,7 @@ def write(result: dict, scores, request: Request) -> None:
         except InputError as problem:
             problems.append(str(problem))
 
-    attempt(say, "\n\n".join(table(query, result["unit"]) for query in result["queries"]))
+    attempt(say, "\n\n".join(table(query, result) for query in result["queries"]))
     if request.json:
         attempt(write_json, result, request.json)
     if request.html:
@@ -180,10 +177,10 @@ def write(result: dict, scores, request: Request) -> None:
               file=sys.stderr)
 
 
-def table(query: dict, unit: str) -> str:
+def table(query: dict, result: dict) -> str:
     """A query's table; in a terminal that can, its strongest stories in colour, too."""
     coloured = [colour.stories(query)] if query["influences"] and colour.wanted() else []
-    return "\n\n".join([pictures.text_table(query, unit), *coloured])
+    return "\n\n".join([pictures.text_table(query, result["unit"], result["rank"]), *coloured])
 
 
 def say(text: str) -> None:

@@ -6,19 +6,7 @@ import warnings
 from pathlib import Path
 
 from .. import default_cache
-
-MOST = 10**9  # larger counts are typing errors, and overflow further down
-
-
-class Usage(Exception):
-    """Arguments that cannot be parsed."""
-
-
-class Parser(argparse.ArgumentParser):
-    """Raises Usage where argparse would print and exit."""
-
-    def error(self, message):
-        raise Usage(message)
+from .command import Parser, command, count, natural
 
 
 def build_parser():
@@ -86,16 +74,6 @@ def _add_outputs(add):
         help="influence of every story and token")
 
 
-def natural(text, least=0):
-    if not (text.isascii() and text.isdigit() and least <= int(text) <= MOST):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {least} to {MOST:,}")
-    return int(text)
-
-
-def count(text):
-    return natural(text, 1)
-
-
 def cache(text):
     return None if text == "none" else text
 
@@ -112,49 +90,21 @@ def damping(text):
     return value
 
 
+def explain(argv) -> None:
+    """Raises Usage and InputError."""
+    arguments = build_parser().parse_args(argv)
+    from .job import Request, run  # heavy imports only once the arguments are sound
+    run(Request(**vars(arguments)))
+
+
 def main(argv=None) -> int:
     """Runs the command line; returns the exit code: 0, 2 for bad input, 130 when interrupted."""
-    if hasattr(sys.stdout, "reconfigure"):  # a terminal need not know every character of a story
-        sys.stdout.reconfigure(errors="backslashreplace")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.filterwarnings("always", module=r"helpers\.")
         warnings.showwarning = tell_warning
-        code, message = attempt(argv)
-    if message:  # printed only here, where the run's frames are gone and have closed their bars
-        # a bar that is interrupted while tqdm draws it for the first time ends no line
-        start = "\n" if code == 130 else ""
-        print(f"{start}error: {message}", file=sys.stderr)
-    return code
+        return command(explain, argv=argv)
 
 
 def tell_warning(message, *_):
     print(f"note: {message}", file=sys.stderr)
-
-
-def attempt(argv):
-    """One run: its exit code and what to tell the user, if it failed by anything but our fault."""
-    try:
-        arguments = build_parser().parse_args(argv)
-        from .job import Request, run  # heavy imports only once the arguments are sound
-        run(Request(**vars(arguments)))
-    except Usage as problem:
-        return 2, f"{problem} (see python -m helpers --help)"
-    except KeyboardInterrupt:
-        return 130, "interrupted; what was kept is whole, and the same command goes on from there"
-    except Exception as problem:
-        from ..stories import InputError
-        if isinstance(problem, InputError):
-            return 2, str(problem)
-        if out_of_memory(problem):
-            return 2, "out of memory: give a smaller --batch-size, --max-tokens or --limit"
-        raise
-    return 0, None
-
-
-def out_of_memory(problem) -> bool:
-    """Whether that is what it says; other faults speak of memory, too (an illegal access)."""
-    # of GPUs, of the CPU on Windows, on Linux
-    words = ("out of memory", "not enough memory", "can't allocate memory")
-    said = isinstance(problem, RuntimeError) and any(word in str(problem) for word in words)
-    return isinstance(problem, MemoryError) or said
