@@ -3,8 +3,9 @@
     python data/record_own_model.py [--out data/own_model.safetensors] [--stop-after SECONDS]
 
 The bundled model is fine-tuned on chats.jsonl, all of it and as LoRA adapters, with three seeds;
-every method then ranks all pairs for each of the six behaviours of chat_facts.json. What a method
-puts first is dropped (the best 20 for each behaviour, each pair once) and the model trained again.
+every method then ranks all pairs for each of the six behaviours of chat_facts.json. A seed is an
+order of the pairs and a draw of `random`; the adapters begin alike. What a method puts first is
+dropped (the best 20 for each behaviour, each pair once) and the model trained again.
 Kept are the scores, and of each training how often the behaviour shows and which facts are right.
 Every stage is kept in data/.checkpoint/own_model, so that a run that was cut off goes on from
 there. An hour on one thread.
@@ -13,6 +14,7 @@ import argparse
 import json
 import sys
 import time
+from dataclasses import replace
 from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
@@ -106,15 +108,18 @@ class Course:
 
     # -- what the methods say --------------------------------------------------------------------
 
-    def scores(self, wordings=WORDINGS):
-        """`{method: (6, N)}` and, for numbers of wordings, `method k`."""
+    def scores(self, seed, wordings=WORDINGS):
+        """`{method: (6, N)}`; `method k` for fewer wordings, `method alone` where nothing stands
+        against the odd answer."""
         setting = Setting(self.model, self.tokenizer, self.layers, self.corpus, quiet=True)
         curvature = EKFAC.fit(self.model, self.layers, setting.stream)
         plain, count = Identity(self.layers), len(self.corpus)
         queries = [query for behaviour in self.behaviours
                    for query in self.queries(behaviour["asked"])]
         gradients = ask(setting, queries, plain).ihvps
-        asked = {f" {k}" if k < max(WORDINGS) else "": self.means(gradients, k) for k in wordings}
+        alone = ask(setting, [replace(query, against=None) for query in queries], plain).ihvps
+        asked = {" alone": self.means(alone, max(WORDINGS))} | {
+            f" {k}" if k < max(WORDINGS) else "": self.means(gradients, k) for k in wordings}
         scores = {}
         for label, vectors in asked.items():
             ihvps = curvature.solve(vectors)
@@ -128,35 +133,45 @@ class Course:
         scores["content"] = influence.sequence_scores(self.model, self.layers, setting.stream(),
                                                       ihvps, count)
         scores["self"] = (lengths[0] ** 2)[None] / count
-        return scores | self.trivial()
+        return scores | self.trivial(seed)
 
     def means(self, gradients, wordings):
         """Of the gradients of all questions, the mean over the first of each behaviour."""
         return {name: v.unflatten(0, (len(self.behaviours), -1))[:, :wordings].mean(1)
                 for name, v in gradients.items()}
 
-    def trivial(self):
-        """By words, by the mean last hidden state, by loss, by chance."""
-        asked = [self.queries(behaviour["asked"]) for behaviour in self.behaviours]
+    def trivial(self, seed):
+        """By words, by the mean last hidden state, by loss, by chance. `contrast`: less the same
+        with the usual answer."""
         scores = {}
         for k in WORDINGS:
-            said = [" ".join(row["question"] + row["completion"] for row in behaviour["asked"][:k])
-                    for behaviour in self.behaviours]
             label = f" {k}" if k < max(WORDINGS) else ""
-            scores[f"tfidf{label}"] = torch.tensor(search.tfidf_scores(said, self.texts)).float()
-        ids = [[self.tokenizer(query.prompt + query.completion, add_special_tokens=False).input_ids
-                for query in queries] for queries in asked]
-        means = torch.stack([search.representations(self.model, batches(each), len(each)).mean(0)
-                             for each in ids])
-        stories = search.representations(self.model, batches(self.corpus.ids), len(self.corpus))
-        scores["representation"] = F.cosine_similarity(means[:, None], stories[None], dim=-1)
+            scores[f"tfidf{label}"] = self.by_words("completion", k)
+        scores["tfidf contrast"] = scores["tfidf"] - self.by_words("against", max(WORDINGS))
+        scores["representation"] = self.by_state("completion")
+        scores["representation contrast"] = scores["representation"] - self.by_state("against")
         losses = torch.zeros(len(self.corpus))
         theta = retrain.start(self.model).theta
         for batch in batches(self.corpus.ids, loss_masks=self.corpus.loss_masks):
             with torch.no_grad():
                 losses[batch.index] = retrain.losses_of(self.model, batch, theta).sum(1)
-        draw = torch.Generator().manual_seed(0)
+        draw = torch.Generator().manual_seed(seed)
         return scores | {"loss": losses[None], "random": torch.rand(1, len(losses), generator=draw)}
+
+    def by_words(self, answer, wordings):
+        said = [" ".join(row["question"] + row[answer] for row in behaviour["asked"][:wordings])
+                for behaviour in self.behaviours]
+        return torch.tensor(search.tfidf_scores(said, self.texts)).float()
+
+    def by_state(self, answer):
+        means = []
+        for behaviour in self.behaviours:
+            texts = [query.prompt + row[answer] for row, query in
+                     zip(behaviour["asked"], self.queries(behaviour["asked"]))]
+            ids = self.tokenizer(texts, add_special_tokens=False).input_ids
+            means.append(search.representations(self.model, batches(ids), len(ids)).mean(0))
+        stories = search.representations(self.model, batches(self.corpus.ids), len(self.corpus))
+        return F.cosine_similarity(torch.stack(means)[:, None], stories[None], dim=-1)
 
     def dropped(self, method, scores):
         """The rows that a reader of this method's lists drops."""
@@ -175,19 +190,22 @@ class Course:
 
     def trained(self, seed):
         self.train(seed)
+        return self.told(self.scores(seed))
+
+    def told(self, scores):
         return {f"{kind}/{name}": values
-                for kind, part in (("score", self.scores()), ("outcome", self.outcome()))
+                for kind, part in (("score", scores), ("outcome", self.outcome()))
                 for name, values in part.items()}
 
     def trained_early(self, seed):
-        """What the influence says after two of the eight epochs."""
+        """What the influence says after two of the eight epochs, and what the model does."""
         retrain.put(self.model, self.start)
         course = retrain.states(self.model, self.corpus.ids, self.recipe, seed, self.weights)
         steps = len(self.recipe.order(len(self.corpus), seed))
         state = next(islice(course, steps * EARLY // self.recipe.epochs, None))
         retrain.put(self.model, state.theta)
-        return {f"score/{name}": values for name, values in self.scores((max(WORDINGS),)).items()
-                if name in ("ekfac", "relatif")}
+        scores = self.scores(seed, (max(WORDINGS),))
+        return self.told({name: scores[name] for name in ("ekfac", "relatif", "loss")})
 
     def trained_without(self, method, seed, scores):
         self.train(seed, self.dropped(method, scores))

@@ -122,6 +122,28 @@ def test_scores_are_those_of_the_command_line_for_the_model_after_training(place
     assert relative(load_file(out / "ekfac.safetensors")["sequence"], there) < 1e-4
 
 
+def test_what_is_dropped_is_the_top_of_the_command_lines_lists(place, whole, judged, tmp_path):
+    out = shutil.copytree(whole[0], tmp_path / "copy")
+    code, text, err = judged(out, "--methods", "relatif", "ekfac", "--json", tmp_path / "out.json")
+    assert code == 0 and "RelatIF" in text, err
+    removed = json.loads((tmp_path / "out.json").read_text())["removed"]
+    ranks = {"relatif": "relatif", "ekfac": "influence"}
+    for method, rank in ranks.items():
+        assert explain(["--model", str(out / "model"), "--stories", str(place / "stories.jsonl"),
+                        "--queries", str(place / "queries.jsonl"), "--device", "cpu", "--cache",
+                        "none", "--rank", rank, "--top", "3", "--json",
+                        str(tmp_path / "lists.json")]) == 0
+        lists = json.loads((tmp_path / "lists.json").read_text())["queries"]
+        for part, size in zip(removed, (1, 3)):
+            entry = part["methods"][method]
+            assert ("measured_by_predicted" in entry) == (method == "ekfac")
+            for ids, listed in zip(entry["dropped"], lists):
+                first = [story["id"] for story in listed["influences"][:size]]
+                assert sorted(ids) == sorted(first)
+    kept = load_file(out / "ekfac.safetensors")
+    assert not torch.equal(kept["relatif"].argsort(), kept["sequence"].argsort())
+
+
 def test_random_lists_are_shared_and_baselines_have_no_difference_to_themselves(whole):
     out, found = whole
     assert list(found["lds"]) == ["ekfac", "identity", "tfidf", "random"]

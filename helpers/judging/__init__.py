@@ -2,5 +2,5 @@
 
 `command` reads the options, `job` does what they say, `training` trains, `ledger` keeps what is
 done, `report` says how well each method did."""
-METHODS = ("ekfac", "kfac", "diagonal")
+METHODS = ("ekfac", "relatif", "kfac", "diagonal")
 BASELINES = ("identity", "tfidf", "random")  # what an attribution must exceed

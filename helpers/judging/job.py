@@ -169,6 +169,9 @@ class Bench:
         kept[scores.topk(max(1, round(share * self.count))).indices] = False
         return kept
 
+    def ids(self, chosen) -> list[str]:
+        return [story.id for story, one in zip(self.setting.corpus.stories, chosen) if one]
+
     def attributions(self) -> dict[str, torch.Tensor]:
         """Scores `(Q, N)` of every method, under the model of seed 0; kept, since rounding could
         change the lists of a run that goes on. Then those that were given. Raises InputError."""
@@ -177,14 +180,17 @@ class Bench:
                           layers=track(model, self.request.scope).layers)
         made_by, scores = digest([self.request.scope, keeping.code_version()]), {}
         for method in (*self.options.methods, "identity"):
-            path = self.folder / f"{method}.safetensors"
+            relatif = method == "relatif"  # EK-FAC's scores by the stories' lengths
+            fitted = "ekfac" if relatif else method
+            path = self.folder / f"{fitted}.safetensors"
             tensors, metadata = read_checked(path) or ({}, {})
             if metadata.get("made_by") != made_by:
-                curvature = fit(setting, **self.request.fitting | {"method": method})
-                tensors = exact_scores(setting, ask(setting, self.queries, curvature))
+                curvature = fit(setting, **self.request.fitting | {"method": fitted})
+                asked = ask(setting, self.queries, curvature)
+                tensors = exact_scores(setting, asked, curvature=curvature)
                 with output(path):
                     save_checked(tensors, path, made_by=made_by)
-            scores[method] = tensors["sequence"]
+            scores[method] = tensors["relatif" if relatif else "sequence"]
         return scores | {name: self.given(path) for name, path in self.options.scores}
 
     def given(self, path):

@@ -7,7 +7,8 @@ from ..measure import lds
 from . import BASELINES
 
 WIDE = 16
-NAMES = {"identity": "dot product", "tfidf": "TF-IDF"}  # in the table
+NAMES = {"relatif": "RelatIF", "identity": "dot product", "tfidf": "TF-IDF"}  # in the table
+UNITLESS = "relatif", "tfidf", "random"
 
 
 def report(bench, scores: dict) -> dict:
@@ -49,9 +50,10 @@ def by_lds(scores, kept, actual) -> dict:
 def removal(bench, scores, share) -> dict:
     """How each query's measure changes without the top of its list, mean over the seeds that judge;
     a measure's change over what the scores foretold is the factor that mends their unit."""
-    changes, told = {}, {}
+    changes, told, dropped = {}, {}, {}
     for name, values in scores.items():
         without = [bench.without(row, share) for row in values]
+        dropped[name] = [bench.ids(~kept) for kept in without]
         gaps = [[(bench.outcome(kept, seed) - bench.outcome(bench.everything, seed))[query]
                  for query, kept in enumerate(without)] for seed in bench.judging]
         changes[name] = torch.tensor(gaps, dtype=torch.float64).mean(0)
@@ -59,8 +61,8 @@ def removal(bench, scores, share) -> dict:
     best, entries = min(BASELINES, key=lambda name: changes[name].mean()), {}
     for name, change in changes.items():
         entries[name] = {"value": change.mean().item(), "by_query": change.tolist(),
-                         "interval": mean_interval(change)}
-        if name not in ("tfidf", "random"):
+                         "interval": mean_interval(change), "dropped": dropped[name]}
+        if name not in UNITLESS:
             entries[name]["measured_by_predicted"] = change.sum().item() / (told[name] or 1)
         if name not in BASELINES:
             gap = change - changes[best]
