@@ -126,9 +126,9 @@ class Course:
             raw, lengths = influence.scores_and_lengths(self.model, self.layers, setting.stream(),
                                                         ihvps, [curvature, plain], count)
             scores[f"ekfac{label}"], scores[f"relatif{label}"] = raw, raw / lengths[0]
-            dots = influence.sequence_scores(self.model, self.layers, setting.stream(), vectors,
-                                             count)
-            scores[f"dot{label}"], scores[f"cosine{label}"] = dots, dots / lengths[1]
+            scores[f"dot{label}"] = influence.sequence_scores(self.model, self.layers,
+                                                              setting.stream(), vectors, count)
+        scores["cosine"] = scores["dot"] / lengths[1]
         setting.target = "content"
         scores["content"] = influence.sequence_scores(self.model, self.layers, setting.stream(),
                                                       ihvps, count)

@@ -68,11 +68,8 @@ def exact(explorer, question):
     return dict(zip(wanted, scores))
 
 
-def test_the_model_writes_greedily_or_by_chance_that_repeats(explorer):
+def test_the_model_writes_greedily_and_no_more_than_is_asked(explorer):
     assert explorer.ask(PROMPT).query.completion == " twice"
-    drawn = [explorer.ask("Once upon a time", length=6, temperature=1.2, seed=seed).query.completion
-             for seed in (1, 1, 2, 3)]
-    assert drawn[0] == drawn[1] and len(set(drawn)) > 1
     assert len(explorer.ask("Once upon a time", length=3).tokens) <= 3
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from helpers import pictures
 from helpers.pictures import figures, pages, shades
-from helpers.pictures.text import columns, quote
+from helpers.pictures.text import columns, quote, wrapped
 from helpers.stories import InputError
 
 from builders import (HOSTILE_TOKENS, ROOT, Parsed, contrast, entry_of, query_of, result_of,
@@ -412,7 +412,7 @@ def test_plot_token_heatmap(align):
 def test_heatmap_words_stay_whole_and_do_not_overlap():
     words = ["A", " ext", "ra", "ordin", "ary", " thing"] * 20
     lines = {}
-    for line, column, text, _ in figures.wrapped([(w, None) for w in words], 33):
+    for line, column, text, _ in wrapped([(w, None) for w in words], 33):
         lines.setdefault(line, []).append((column, text))
     for pieces in lines.values():
         assert all(a[0] + len(a[1]) <= b[0] for a, b in itertools.pairwise(pieces))
@@ -420,7 +420,7 @@ def test_heatmap_words_stay_whole_and_do_not_overlap():
         line = "".join(text for _, text in pieces)
         assert re.fullmatch(r"( ?(A|thingA|thing|extraordinary))+", line), pieces
     cells = [("a\nb", None), (" c\n\n", None), ("d", None)]
-    assert [line for line, *_ in figures.wrapped(cells, 50)] == [0, 1, 1, 2, 3]
+    assert [line for line, *_ in wrapped(cells, 50)] == [0, 1, 1, 2, 3]
 
 
 def test_plot_layers_shows_every_layer_and_sign():

@@ -5,14 +5,13 @@ import signal
 import site
 import subprocess
 import sys
-from argparse import ArgumentTypeError
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory, TemporaryFile
 
-from ..terminal.command import Parser, command
+from ..terminal.command import Parser, command, count
 from .handed_in import Submission, find_submissions
 from .notebooks import ROOT, exercises, load_series, read_cells
 from .report import Row, plain, write_grades
@@ -137,12 +136,6 @@ def grade_all(submissions, *arguments, jobs=1) -> list[Row]:
 
 # -- the command line -----------------------------------------------------------------------------
 
-def whole_number(text):
-    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 3600):
-        raise ArgumentTypeError(f"{text!r} is not a whole number from 1 to 3,600")
-    return int(text)
-
-
 def build_parser():
     parser = Parser(prog="python -m helpers.grade", description=__doc__)
     parser.add_argument("paths", nargs="+", type=Path, metavar="FOLDER_OR_NOTEBOOK",
@@ -153,7 +146,7 @@ def build_parser():
             ("--time-limit", 30, "S", "seconds for each exercise"),
             ("--memory", 2, "GB", "for each notebook, where the system can limit it"),
             ("--jobs", min(4, os.cpu_count() or 1), "N", "notebooks at a time")):
-        parser.add_argument(option, type=whole_number, default=default, metavar=metavar,
+        parser.add_argument(option, type=count, default=default, metavar=metavar,
                             help=f"{what} (default: %(default)s)")
     return parser
 

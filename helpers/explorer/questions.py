@@ -129,8 +129,8 @@ class Explorer:
 
     # -- a question and its numbers -------------------------------------------------------------
 
-    def ask(self, prompt, completion="", against="", contexts=0, length=12, temperature=0.0,
-            seed=0, chat=False) -> Question:
+    def ask(self, prompt, completion="", against="", contexts=0, length=12, seed=0,
+            chat=False) -> Question:
         """A question; without a completion the model writes one of at most `length` tokens.
         against: another completion, for log p(completion) − log p(against). contexts: how many
         beginnings of stories the prompt is asked behind, for the mean. chat: the prompt is a user's
@@ -138,8 +138,7 @@ class Explorer:
         model, tokenizer = self.setting.model, self.setting.tokenizer
         query = Query(prompt, *(text if text.strip() else None for text in (completion, against)))
         query = as_message(tokenizer, query) if chat else query
-        query, (ids, start), notes = read_query(model, tokenizer, query, max_new_tokens=length,
-                                                temperature=temperature, seed=seed)
+        query, (ids, start), notes = read_query(model, tokenizer, query, max_new_tokens=length)
         if len(ids) - start > MOST_TOKENS:
             raise InputError(f"the completion has {len(ids) - start} tokens, more than "
                              f"{MOST_TOKENS}: shorten it")

@@ -25,7 +25,7 @@ def judge_parser() -> Parser:
     add("--epochs", type=count, default=2, help="without --train (default: %(default)s)")
     add("--batch-size", type=count, default=32, help="without --train (default: %(default)s)")
     add("--rate", type=number, default=1e-3, help="without --train (default: %(default)s)")
-    add("--methods", nargs="*", choices=METHODS + BASELINES, default=["ekfac"], metavar="NAME",
+    add("--methods", nargs="*", choices=METHODS, default=["ekfac"], metavar="NAME",
         help=f"of {', '.join(METHODS)} (default: ekfac), beside the dot product, TF-IDF and "
              "chance, which always stand there")
     add("--scores", type=given, action="append", default=[], metavar="NAME=FILE.safetensors",

@@ -12,15 +12,14 @@ from tqdm.auto import tqdm
 from ..retrain import Recipe, query_batch
 from ..search import tfidf_scores
 from ..sources import context_length, load_model, track
-from ..sources.files import (check_writable, local_path, output, read_checked, save_checked,
-                             whole_folder)
+from ..sources.files import local_path, output, read_checked, save_checked, whole_folder
 from ..sources.forms import jsonl_rows
 from ..sources.texts import plain_queries
 from ..stories import InputError, sequence_loss
 from ..terminal import kept as keeping
 from ..terminal.answers import ask, exact_scores
 from ..terminal.fitting import fit
-from ..terminal.job import Request, read, say, tell, write_json
+from ..terminal.job import Request, check_outputs, read, say, tell, write_json
 from ..terminal.options import build_parser
 from .ledger import Ledger, digest
 from .report import report, table
@@ -28,13 +27,11 @@ from .training import ByCommand, ByRecipe
 
 LEAST = 8  # stories
 DRAWS = 4  # random orders, which the queries share
-SHARED = ("model", "stories", "queries", "limit", "max_tokens", "scope", "device")  # options
+SHARED = ("model", "stories", "queries", "limit", "max_tokens", "scope", "device", "json")
 
 
 def judge(options) -> None:
     """Does what is asked; raises InputError with one clear line."""
-    if options.json:
-        check_writable(options.json)
     bench = Bench(options)
     with output(options.out):
         keeping.check_folder(options.out)
@@ -78,6 +75,7 @@ class Bench:
         self.judging = self.seeds[1:] or self.seeds  # the methods have seen seed 0
         self.request = Request(**vars(build_parser().parse_args([])) | {
             name: getattr(options, name) for name in SHARED} | {"top": 1, "cache": None})
+        check_outputs(self.request)
         self.setting, _, self.queries, _ = read(self.request)
         for _, where, row in jsonl_rows(local_path(options.queries)):
             if row.get("completion") is None:
@@ -166,7 +164,8 @@ class Bench:
     def without(self, scores, share):
         """All stories but the share that has the highest scores."""
         kept = self.everything.clone()
-        kept[scores.topk(max(1, round(share * self.count))).indices] = False
+        most = min(max(1, round(share * self.count)), self.count - 1)
+        kept[scores.topk(most).indices] = False
         return kept
 
     def ids(self, chosen) -> list[str]:
@@ -175,22 +174,22 @@ class Bench:
     def attributions(self) -> dict[str, torch.Tensor]:
         """Scores `(Q, N)` of every method, under the model of seed 0; kept, since rounding could
         change the lists of a run that goes on. Then those that were given. Raises InputError."""
-        model, _ = load_model(self.folder / "model", str(self.setting.device))
+        model, _ = load_model(self.folder / "model", self.options.device)
         setting = replace(self.setting, model=model,
                           layers=track(model, self.request.scope).layers)
         made_by, scores = digest([self.request.scope, keeping.code_version()]), {}
         for method in (*self.options.methods, "identity"):
-            relatif = method == "relatif"  # EK-FAC's scores by the stories' lengths
-            fitted = "ekfac" if relatif else method
+            # RelatIF: EK-FAC's scores by the stories' lengths
+            fitted, kind = ("ekfac", "relatif") if method == "relatif" else (method, "sequence")
             path = self.folder / f"{fitted}.safetensors"
             tensors, metadata = read_checked(path) or ({}, {})
-            if metadata.get("made_by") != made_by:
+            if metadata.get("made_by") != made_by or kind not in tensors:
                 curvature = fit(setting, **self.request.fitting | {"method": fitted})
                 asked = ask(setting, self.queries, curvature)
                 tensors = exact_scores(setting, asked, curvature=curvature)
                 with output(path):
                     save_checked(tensors, path, made_by=made_by)
-            scores[method] = tensors["relatif" if relatif else "sequence"]
+            scores[method] = tensors[kind]
         return scores | {name: self.given(path) for name, path in self.options.scores}
 
     def given(self, path):

@@ -28,6 +28,8 @@ class Ledger:
         with output(self.path):
             self.done = finished(self.path)
             before = json.loads(head.read_text("utf-8")) if head.is_file() else {}
+            if not before and any(folder.glob("[!.]*")):
+                raise InputError(f"{folder} holds something else: give --out a folder of its own")
             other = [what for what in named if before.get(what) != named[what]]
             if self.done and other:
                 raise InputError(f"{folder} holds trainings with another {other[0]}: give another "

@@ -10,8 +10,10 @@ from itertools import islice
 from pathlib import Path
 
 from ..retrain import Recipe, loss_weights, put, train
+from ..sources.adapters import LoRA
+from ..sources.experts import Experts
 from ..sources.files import local_path
-from ..sources.forms import clean, jsonl_rows
+from ..sources.forms import clean, file_rows
 from ..sources.models import load_model
 from ..stories import Corpus, InputError
 
@@ -22,6 +24,9 @@ class ByRecipe:
     """`retrain.train`; a story that is left out has the weight 0, all else stays."""
 
     def __init__(self, setting, recipe: Recipe):
+        if any(isinstance(module, Experts | LoRA) for module in setting.model.modules()):
+            raise InputError("the recipe writes plain models only, no adapters and no stacked "
+                             "experts: train yours with a command (--train)")
         self.setting, self.trained = setting, copy.deepcopy(setting.model)
         self.recipe, self.name = recipe, repr(recipe)
         self.weights = loss_weights(setting.corpus)
@@ -44,6 +49,7 @@ class ByCommand:
         base = local_path(request.model, "model")
         self.base = base.absolute() if base.is_dir() else request.model
         self.lines, self.setting = story_lines(request, setting.corpus), setting
+        self.device = request.device
 
     def __call__(self, kept, seed):
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -56,7 +62,7 @@ class ByCommand:
                              "let it call save_pretrained with what stands for {model}")
         if not any(model.glob("tokenizer*")):
             self.setting.tokenizer.save_pretrained(model)
-        return load_model(model, str(self.setting.device))[0]
+        return load_model(model, self.device)[0]
 
     def save(self, folder):
         shutil.copytree(self.folder / "model", folder, dirs_exist_ok=True)
@@ -82,14 +88,14 @@ class ByCommand:
 def story_lines(request, corpus: Corpus) -> list[bytes]:
     """For each story of the corpus the line of JSONL that it came as; where it came otherwise,
     {"id", "text"}. Raises InputError."""
-    path = local_path(request.stories, "stories.jsonl")
-    if ".jsonl" in path.suffixes:
-        lines = {}
-        for number, _, row in islice(jsonl_rows(path), request.limit):
-            lines[clean(str(number if row.get("id") is None else row["id"]))] = row
-        return [json.dumps(lines[story.id]).encode() + b"\n" for story in corpus.stories]
+    rows = file_rows(local_path(request.stories, "stories.jsonl"))
+    if rows is not None:
+        lines = {clean(str(number if row.get("id") is None else row["id"])): row
+                 for number, _, row in islice(rows, request.limit)}
+        return [json.dumps(lines[story.id], default=str).encode() + b"\n"
+                for story in corpus.stories]
     if corpus.loss_masks:
-        raise InputError("--train hands stories on as they came, and those with answers only as "
-                         "JSONL: save them as FILE.jsonl")
+        raise InputError("--train hands stories on as they came, and those with answers only from "
+                         "a file: save them as FILE.jsonl")
     return [json.dumps({"id": story.id, "text": story.text}).encode() + b"\n"
             for story in corpus.stories]

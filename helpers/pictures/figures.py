@@ -3,10 +3,6 @@
 Figures stand outside pyplot's list: a notebook shows them once, where they are returned. Texts of
 stories are drawn as they are, never as formulas.
 """
-import re
-from itertools import groupby
-from operator import itemgetter
-
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.cm import ScalarMappable
@@ -15,7 +11,8 @@ from matplotlib.font_manager import findfont, get_font
 from matplotlib.patches import Rectangle
 
 from .shades import BLUE, FAINT, GREY, OPACITY, ORANGE, aligned
-from .text import ALIGNMENTS, UNIT, layer_names, named_story, signed, signed_tokens, visible
+from .text import (ALIGNMENTS, UNIT, layer_names, named_story, signed, signed_tokens, visible,
+                   wrapped)
 from .values import finite, largest_of_tokens, share_of
 
 FONT = "DejaVu Sans Mono"  # comes with matplotlib; a letter is 0.602 of its size wide
@@ -41,7 +38,8 @@ def plot_token_heatmap(entries, align="input"):
     or inf, and for an unknown `align`.
     """
     scale = largest_of_tokens(entries)
-    blocks = [wrapped(aligned(signed_tokens(entry), align)) for entry in entries]
+    blocks = [wrapped(aligned(signed_tokens(entry), align), COLUMNS, drawable)
+              for entry in entries]
     lines = [block[-1][0] + 2.6 if block else 2.0 for block in blocks]
     width, height = (COLUMNS + 2) * LETTER, sum(lines) * STEP + FOOT
     with plt.style.context("default"):
@@ -88,26 +86,6 @@ def drawable(text) -> str:
     """`visible` text with □ for whatever matplotlib's own font cannot draw, such as emoji."""
     known = get_font(findfont(FONT)).get_charmap()
     return "".join(char if char == "\n" or ord(char) in known else "□" for char in visible(text))
-
-
-def wrapped(cells, limit=COLUMNS) -> list[tuple]:
-    """Pieces (line, column, text, source, learnt) of `aligned` cells on lines of `limit` letters.
-    Words stay whole where they fit."""
-    letters = [(letter, number) for number, (text, *_) in enumerate(cells)
-               for letter in drawable(text)]
-    text, placed, line, column = "".join(letter for letter, _ in letters), [], 0, 0
-    for word in re.finditer(r"\n|[^\S\n]*\S+|[^\S\n]+", text):
-        own = letters[slice(*word.span())]
-        if column and column + len(own) > limit or word[0] == "\n":
-            line, column = line + 1, 0
-            own = own[len(word[0]) - len(word[0].lstrip()):]
-        for letter, number in own:
-            line, column = (line + 1, 0) if column == limit else (line, column)
-            placed.append((line, column, letter, number))
-            column += 1
-    pieces = [list(piece) for _, piece in groupby(placed, key=itemgetter(0, 3))]
-    return [(*piece[0][:2], "".join(letter for _, _, letter, _ in piece),
-             *cells[piece[0][3]][1:]) for piece in pieces]
 
 
 # -- layers and stories ----------------------------------------------------------------------------

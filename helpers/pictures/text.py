@@ -3,7 +3,8 @@ until it went through `visible`, for terminals and figures as for HTML."""
 import re
 import unicodedata
 from bisect import bisect_right
-from itertools import accumulate
+from itertools import accumulate, groupby
+from operator import itemgetter
 
 UNIT = "nats per extra copy"
 UNITS = {"influence": UNIT, "content": f"{UNIT} under a log-odds loss"}  # by target
@@ -180,3 +181,23 @@ def columns(text) -> int:
     """How many columns of a terminal a text fills."""
     return sum(0 if unicodedata.combining(char) else
                2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in text)
+
+
+def wrapped(cells, limit, shown=visible) -> list[tuple]:
+    """Pieces (line, column, text, *rest) of cells (text, *rest) on lines of `limit` columns. Words
+    stay whole where they fit."""
+    letters = [(letter, number) for number, (text, *_) in enumerate(cells)
+               for letter in shown(text)]
+    text, placed, line, column = "".join(letter for letter, _ in letters), [], 0, 0
+    for word in re.finditer(r"\n|[^\S\n]*\S+|[^\S\n]+", text):
+        own = letters[slice(*word.span())]
+        if column and column + columns(word[0]) > limit or word[0] == "\n":
+            line, column = line + 1, 0
+            own = own[len(word[0]) - len(word[0].lstrip()):]
+        for letter, number in own:
+            line, column = (line + 1, 0) if column + columns(letter) > limit else (line, column)
+            placed.append((line, column, letter, number))
+            column += columns(letter)
+    pieces = [list(piece) for _, piece in groupby(placed, key=itemgetter(0, 3))]
+    return [(*piece[0][:2], "".join(letter for _, _, letter, _ in piece),
+             *cells[piece[0][3]][1:]) for piece in pieces]

@@ -40,7 +40,8 @@ def hub_model(name: str) -> Path:
                              "connect to the network, or give a folder") from None
     files = [file.rfilename for file in info.siblings if "/" not in file.rfilename]
     safe = any(file.endswith(".safetensors") for file in files)
-    wanted = ["*.json", "*.txt", "*.model", "*.safetensors" if safe else "pytorch_model*.bin*"]
+    wanted = ["*.json", "*.jinja", "*.txt", "*.model",
+              "*.safetensors" if safe else "pytorch_model*.bin*"]
     try:
         return Path(snapshot_download(name, allow_patterns=wanted, ignore_patterns=["*/*"]))
     except Exception as error:

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from transformers.pytorch_utils import Conv1D
 
 from ..capture import Capture, find_layers, frozen, in_mlp
+from ..exact import joined
 from ..stories import InputError, logits_of, padded, sequence_loss
 from .adapters import lora_layers
 from .experts import spread
@@ -201,7 +201,7 @@ def _other_gradients(model, layers, ids):
 
 
 def _autograd(model, layers, ids):
-    """For each sequence, alone: `{layer: gradient (out, in+1), or None without a part in it}`."""
+    """For each sequence, alone: `{layer: gradient (out, in+1)}`, 0 without a part in it."""
     parameters = [parameter for layer in layers.values()
                   for parameter in layer.parameters(recurse=False)]
     with frozen(model), torch.enable_grad():
@@ -209,8 +209,9 @@ def _autograd(model, layers, ids):
             parameter.requires_grad_(True)
         for row in ids[:-1].view(SIZE):
             gradients = _gradients(sequence_loss(model, _batch(model, row)).sum(), parameters)
-            by_parameter = dict(zip(map(id, parameters), gradients))
-            yield {name: _joined(layer, by_parameter) for name, layer in layers.items()}
+            by_parameter = {parameter: torch.zeros_like(parameter) if gradient is None else gradient
+                            for parameter, gradient in zip(parameters, gradients)}
+            yield {name: joined(layer, by_parameter.get) for name, layer in layers.items()}
 
 
 def _gradients(loss, parameters):
@@ -220,20 +221,8 @@ def _gradients(loss, parameters):
     return torch.autograd.grad(loss, parameters, allow_unused=True)
 
 
-def _joined(layer, gradients):
-    """The gradients of weight and bias as a capture has them."""
-    weight = gradients[id(layer.weight)]
-    bias = None if layer.bias is None else gradients[id(layer.bias)]
-    if weight is None or (bias is None and layer.bias is not None):
-        return None
-    weight = weight.T if isinstance(layer, Conv1D) else weight
-    return weight if bias is None else torch.cat([weight, bias[:, None]], 1)
-
-
 def _alike(captured, gradient):
     """Whether they are the same, as far as the precision of the weights goes."""
-    if gradient is None:
-        return False
     if not torch.isfinite(gradient).all():  # told where the scores are, with what to do
         return True
     allowed = rounding(gradient.dtype) * gradient.abs().max()
@@ -306,20 +295,6 @@ def working_scope(model) -> str:
                          "as GPT-2, GPT-Neo or Llama")
     if not faults:
         return "all"
-    return repr("|".join(_words(sound, faults) or [f"^{re.escape(sound[0])}$"]))
-
-
-def _words(sound, faults):
-    """Few words that stand in names of sound layers only, and together name as many as can be."""
-    words = dict.fromkeys(word for name in sound
-                          for word in re.split(r"\.\d+\.", name)[-1].split("."))
-    clean = [word for word in words if not any(re.search(word, name) for name in faults)]
-    chosen, left = [], set(sound)
-    while left:
-        reach = {word: {name for name in left if re.search(word, name)} for word in clean}
-        best = max(reach, key=lambda word: len(reach[word]), default=None)
-        if best is None or not reach[best]:
-            break
-        chosen.append(best)
-        left -= reach[best]
-    return chosen
+    kinds = dict.fromkeys(re.split(r"\.\d+\.", name)[-1] for name in sound)
+    clean = [kind for kind in kinds if not any(re.search(kind, name) for name in faults)]
+    return f"'{'|'.join(clean) or f'^{sound[0]}$'}'"

@@ -31,9 +31,9 @@ def load_planted(corpus, whole=True) -> list[dict]:
     return items
 
 
-def rows_of(places: list[dict], wordings=None) -> list[int]:
-    """Corpus rows of planted places, all or those of the given wordings."""
-    return [place["row"] for place in places if wordings is None or place["wording"] in wordings]
+def rows_of(places: list[dict]) -> list[int]:
+    """Corpus rows of planted places."""
+    return [place["row"] for place in places]
 
 
 def save_record(tensors: dict, path, inputs: list[str], **notes) -> None:

@@ -233,41 +233,29 @@ def _parts_words(letter):
     return letter.lower() != letter.upper()
 
 
-@torch.no_grad()
-def complete(model, tokenizer, prompt, max_new_tokens=12, temperature=0.0, seed=0,
-             chat=False) -> str:
+def complete(model, tokenizer, prompt, max_new_tokens=12, chat=False, **sampling) -> str:
     """The model's own completion of `prompt` (of a `chat`: see `Query`). Up to the end of
-    the sentence (without its mark), the end of the text or `max_new_tokens`. Greedy, or drawn at a
-    temperature with a seed. Raises InputError, also when the model writes nothing."""
+    the sentence (without its mark), the end of the text or `max_new_tokens`. Greedy, unless
+    `sampling` says otherwise (options of `generate`). Raises InputError, also when the model writes
+    nothing."""
     if not prompt.strip():
         raise InputError("the prompt is empty: give the beginning of a story")
-    ids, context, text = prompt_ids(tokenizer, prompt, chat), context_length(model), ""
+    ids, context = prompt_ids(tokenizer, prompt, chat), context_length(model)
     check_ids(tokenizer, ids, "the query")
     if len(ids) >= context:
         raise InputError(f"the prompt has {len(ids)} tokens, the model reads {context} and needs "
                          "room for the completion: shorten the prompt")
-    options = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
-    before = len(tokenizer.decode(ids, **options))
+    read = torch.tensor([ids], device=model.device)
     end = getattr(model.generation_config, "eos_token_id", None)
-    ends = {tokenizer.eos_token_id, *(end if isinstance(end, list) else [end])}
-    generator = torch.Generator().manual_seed(seed)
-    for _ in range(min(max_new_tokens, context - len(ids))):
-        ids.append(_next_token(model, ids, temperature, generator))
-        if ids[-1] in ends:
-            break
-        text = tokenizer.decode(ids, **options)[before:]
-        if mark := SENTENCE_END.search(text):
-            text = text[:mark.start()]
-            break
-    if not (text := text.rstrip("\ufffd \n")).strip():  # U+FFFD: a character cut in the middle
+    ends = {tokenizer.eos_token_id, *(end if isinstance(end, list) else [end])} - {None}
+    plain = {"do_sample": False, "num_beams": 1, "repetition_penalty": 1.0, "pad_token_id": 0,
+             "eos_token_id": list(ends) or None}
+    with quiet():
+        written = model.generate(read, attention_mask=torch.ones_like(read), **plain | sampling,
+                                 max_new_tokens=min(max_new_tokens, context - len(ids)))
+    options = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
+    text = tokenizer.decode(written[0], **options)[len(tokenizer.decode(ids, **options)):]
+    # U+FFFD: a character cut in the middle
+    if not (text := SENTENCE_END.split(text)[0].rstrip("\ufffd \n")).strip():
         raise InputError("the model ends the story at the prompt: give a completion")
     return text
-
-
-def _next_token(model, ids, temperature, generator):
-    read = torch.tensor([ids], device=model.device)
-    output = model(input_ids=read, attention_mask=torch.ones_like(read), use_cache=False)
-    logits = output.logits[0, -1].float().cpu()
-    if not temperature:
-        return int(logits.argmax())
-    return int(torch.multinomial((logits / temperature).softmax(-1), 1, generator=generator))

@@ -4,7 +4,7 @@ import shutil
 import sys
 
 from ..pictures.shades import BLUE, FAINT, ORANGE
-from ..pictures.text import by_sign, columns, fit, named_story, signed, signed_tokens, visible
+from ..pictures.text import by_sign, fit, named_story, signed, signed_tokens, visible, wrapped
 from ..pictures.values import largest_of_tokens, share_of
 
 LINES = 6  # of one story; of a longer one those around its strongest token
@@ -42,36 +42,15 @@ def stories(query: dict, width=None) -> str:
 
 def _lines(entry, scale, width):
     """The story's tokens, painted, in at most LINES lines around the strongest of its sign."""
-    tokens, lines, room = signed_tokens(entry), [[]], width
     sign = 1 if entry["influence"] >= 0 else -1
-    top = max(tokens, key=lambda token: sign * token["influence"], default=None)
-    middle = 0
-    for word in _words(tokens):
-        texts = [visible(token["token"], "⏎") for token in word]
-        if sum(map(columns, texts)) > room:
-            lines, room = [*lines, []], width
-        for token, text in zip(word, texts):
-            if columns(text) > room:
-                lines, room = [*lines, []], width
-            text = text if lines[-1] else text.removeprefix(" ")
-            text = fit(text, min(width, columns(text)))
-            lines[-1].append(_painted(text, share_of(token["influence"], scale)))
-            room -= columns(text)
-            middle = len(lines) - 1 if token is top else middle
-    lines = ["".join(line) for line in lines if line]
-    first = max(0, min(middle - LINES // 2, len(lines) - LINES))
-    cut = ["…"] * (first > 0), ["…"] * (first + LINES < len(lines))
-    return [*cut[0], *lines[first:first + LINES], *cut[1]]
-
-
-def _words(tokens):
-    """The tokens in groups, each from a space to the next, so that lines end between words."""
-    words = []
-    for token in tokens:
-        if not words or token["token"][:1].isspace():
-            words.append([])
-        words[-1].append(token)
-    return words
+    pieces = wrapped([(token["token"], token) for token in signed_tokens(entry)], width)
+    top = max(pieces, key=lambda piece: sign * piece[-1]["influence"], default=(0,))[0]
+    lines = [""] * (pieces[-1][0] + 1 if pieces else 0)
+    for line, _, text, token in pieces:
+        lines[line] += _painted(text, share_of(token["influence"], scale))
+    first = max(0, min(top - LINES // 2, len(lines) - LINES))
+    return [*["…"] * (first > 0), *lines[first:first + LINES],
+            *["…"] * (first + LINES < len(lines))]
 
 
 def _painted(text, share):

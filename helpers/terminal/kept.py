@@ -17,7 +17,7 @@ from ..sources.files import load_checked, present, save_checked
 HELPERS = Path(__file__).resolve().parents[1]
 FITTING = ("stories.py", "capture.py", "curvature.py", "sources/adapters.py",
            "sources/attention.py", "sources/experts.py", "sources/head.py",
-           "terminal/processes.py")  # the code whose result a fit is
+           "terminal/fitting.py", "terminal/processes.py")  # the code whose result a fit is
 INDEXING = (*FITTING, "search.py", "terminal/index.py")
 # A config's entries on how a model was loaded, not what it computes (dtypes stand with the weights)
 LOADING = {"_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype",

@@ -1,10 +1,8 @@
 """Checks of notebook 02, capturing gradients: against autograd."""
-import tracemalloc
-
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from .core import Expected, Problem, Wrong, call, check, compare_all, draws, judge, numbers, settled
+from .core import (Expected, Problem, Wrong, bytes_formed, call, check, compare_all, draws, judge,
+                   numbers, settled)
 
 
 def _stored(answer, bias, size, needs_gradient):
@@ -105,38 +103,6 @@ def make_hook(answer):
             "the layer works as before")
 
 
-class _LargestTensor(TorchDispatchMode):
-    """Remembers the most numbers that any tensor made inside the block has held in memory."""
-    numbers = 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        result = function(*args, **(kwargs or {}))
-        if isinstance(result, torch.Tensor):
-            held = result.untyped_storage().nbytes() // result.element_size()
-            self.numbers = max(self.numbers, held)
-        return result
-
-
-def _largest(answer, problem):
-    """The most numbers of any tensor that the answer makes, or of all its arrays and lists. The
-    lower of two runs: a notebook's other threads take memory, too."""
-    with _LargestTensor() as largest:
-        call(answer, *problem.arguments)
-    return max(largest.numbers, min(_traced(answer, problem) for _ in range(2)) // 8)
-
-
-def _traced(answer, problem):
-    """The bytes of NumPy and of Python that one call holds at its peak."""
-    tracemalloc.start()
-    try:
-        tracemalloc.reset_peak()
-        before = tracemalloc.get_traced_memory()[0]
-        call(answer, *problem.arguments)
-        return tracemalloc.get_traced_memory()[1] - before
-    finally:
-        tracemalloc.stop()
-
-
 def _lengths(seed, B, T, out, width):
     """A problem of `ghost_norms`: each sequence alone, its gradient by autograd."""
     draw = draws(seed)
@@ -177,7 +143,7 @@ def _lengths(seed, B, T, out, width):
 def ghost_norms(answer):
     """`answer(inputs (B, T, in+1), output_grads (B, T, out)) → (B,)`, against autograd alone."""
     judge(answer, [_lengths(3, 3, 5, 4, 4), _lengths(4, 4, 3, 6, 2)])
-    if _largest(answer, _lengths(5, B=2, T=3, out=100, width=120)) >= 100 * 120:
+    if bytes_formed(answer, *_lengths(5, 2, 3, 400, 600).arguments) >= 4 * 400 * 600:
         raise Wrong("the numbers are right, but a matrix of out·(in+1) was made: "
                     "use the two Gram matrices, token by token")
     return "equal to the length of autograd's gradient of each sequence alone; Dθ was never formed"

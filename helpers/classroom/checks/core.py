@@ -209,13 +209,8 @@ def _results(value, problem):
     return [(numbers(part, expected.what), expected) for part, expected in zip(value, wanted)]
 
 
-def compare(value, expected: Expected) -> None:
-    """Raises Wrong unless the numbers of `value` are those expected."""
-    compare_all([(numbers(value, expected.what), expected)])
-
-
 def compare_all(cases: list[tuple[torch.Tensor, Expected]]) -> None:
-    """`compare` of one part over all problems together."""
+    """Raises Wrong unless one part's numbers are those expected in all problems."""
     cases = [_ready(value, expected) for value, expected in cases]
     for message in cases[0][1].shapes:
         if all(tuple(value.shape) == tuple(expected.shapes.get(message, ()))
