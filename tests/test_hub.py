@@ -102,6 +102,7 @@ def folders(tmp_path_factory):
     for matrix in add_lora(adapted, rank=2).values():
         torch.nn.init.ones_(matrix.weight)
     save_adapter(adapted, root / "adapter", MODEL)
+    (root / "model" / "chat_template.jinja").write_text("{{ messages[0].content }}")
     noise = random.Random(2)
     (root / "parquet" / "data").mkdir(parents=True)
     for shard in range(2):

@@ -9,14 +9,16 @@ import time
 
 import pytest
 import torch
-from builders import ROOT, jsonl, loss_of, made_up, query_loss, relative, save_model
+from builders import (ROOT, jsonl, loss_of, made_up, make_tokenizer, query_loss, relative,
+                      save_model)
 from safetensors.torch import load_file, save_file
 from scipy.stats import spearmanr
+from transformers import MixtralConfig, MixtralForCausalLM
 
 from helpers import retrain
 from helpers.judging import report, training
 from helpers.judging.command import main
-from helpers.sources import load_model
+from helpers.sources import add_lora, load_model, save_adapter
 from helpers.stories import Corpus, Query, Story, encode_query, tokenise
 from helpers.terminal.options import main as explain
 
@@ -363,10 +365,59 @@ def test_a_folder_of_other_trainings_is_refused(judged, whole, tmp_path, changed
     assert (out / "jobs.jsonl").read_bytes() == before
 
 
-def test_an_estimate_trains_once(judged, tmp_path):
+def test_an_estimate_trains_once(judged, whole, tmp_path):
     code, text, err = judged(tmp_path / "judge", "--estimate")
     assert code == 0 and text == "" and " trainings of about " in err
     assert len(entries(tmp_path / "judge")) == 1
+    out = shutil.copytree(whole[0], tmp_path / "copy")
+    assert "all trainings are done" in judged(out, "--estimate")[2]
+
+
+def test_a_folder_that_holds_something_else_is_left_alone(judged, place, tmp_path):
+    save_model(tmp_path / "model")
+    (tmp_path / "training").mkdir()
+    (tmp_path / "training" / "mine.py").write_text("x = 1")
+    before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+    code, _, err = judged(tmp_path)
+    assert code == 2 and "holds something else" in err
+    assert {file: file.read_bytes() for file in before} == before
+
+
+def test_the_top_of_a_list_is_never_everything(judged, tmp_path):
+    code, text, err = judged(tmp_path / "judge", "--limit", "8", "--drop", "95%", "--seeds", "1")
+    assert code == 0 and "(7 of 8 stories)" in text, err
+
+
+def test_a_device_with_a_number_is_asked_for_by_its_name(judged, tmp_path, monkeypatch):
+    """A GPU's is "cuda:0", which no option takes."""
+    asked = []
+    real = load_model
+
+    def seen(name, device="auto", *more, **options):
+        asked.append(device)
+        return real(name, device, *more, **options)
+    monkeypatch.setattr("helpers.judging.job.load_model", seen)
+    assert judged(tmp_path / "judge", "--device", "auto", "--seeds", "1", "--drop")[0] == 0
+    assert asked == ["auto"]
+
+
+@pytest.mark.parametrize("family", ["mixtral", "adapter"])
+def test_the_recipe_refuses_what_it_cannot_write(judged, tmp_path, family):
+    if family == "adapter":
+        base, folder = save_model(tmp_path / "base"), tmp_path / "adapter"
+        model, _ = load_model(base, "cpu")
+        add_lora(model, rank=2)
+        save_adapter(model, folder, base)
+    else:
+        folder = tmp_path / "mixtral"
+        words = make_tokenizer()
+        MixtralForCausalLM(MixtralConfig(
+            vocab_size=len(words), hidden_size=16, intermediate_size=16, num_hidden_layers=1,
+            num_attention_heads=2, num_key_value_heads=1, num_local_experts=2,
+            num_experts_per_tok=1, max_position_embeddings=64)).save_pretrained(folder)
+        words.save_pretrained(folder)
+    code, text, err = judged(tmp_path / "judge", "--model", str(folder))
+    assert code == 2 and text == "" and "train yours with a command (--train)" in err
 
 
 @pytest.mark.parametrize("words,said", [
@@ -380,7 +431,10 @@ def test_an_estimate_trains_once(judged, tmp_path):
     (["--train", "python train.py"], "lacks {stories} and {model} and {seed}"),
     (["--train", "no-such-program {stories} {model} {seed}"], "cannot be started"),
     (["--rate", "1e30"], "lower the rate"), (["--scores", "ekfac=x"], "name of its own"),
-    (["--scores", "mine=none.safetensors"], "cannot read scores"),
+    (["--scores", "mine=none.safetensors"], "cannot read scores"), (["--methods", "tfidf"],
+                                                                    "invalid choice"),
+    (["--scores", "mine=SMALL", "--scores", "mine=SMALL"], "are called alike"),
+    (["--json", "BARE", "--queries", "BARE"], "what is to be read"), (["--queries", ""], "empty"),
     (["--scores", "mine=SMALL"], "give finite ones of 3 queries and 12 stories")])
 def test_bad_input_is_one_line(judged, tmp_path, words, said):
     files = {"EMPTY": jsonl(tmp_path / "empty.jsonl", []),

@@ -5,7 +5,7 @@ import shlex
 from functools import partial
 from pathlib import Path
 
-from ..terminal.command import Parser, command, count, natural
+from ..terminal.command import Parser, command, count, natural, path
 from ..terminal.options import build_parser
 from . import BASELINES, METHODS
 
@@ -17,8 +17,9 @@ def judge_parser() -> Parser:
     add = parser.add_argument
     add("--model", required=True, metavar="BASE", help="the model before training: folder, Hub id")
     add("--stories", required=True, metavar="FILE", help="what it is trained on")
-    add("--queries", required=True, metavar="FILE.jsonl", help="each with its completion")
-    add("--out", required=True, type=Path, metavar="DIR", help="keeps each training as it ends")
+    add("--queries", required=True, type=path, metavar="FILE.jsonl",
+        help="each with its completion")
+    add("--out", required=True, type=path, metavar="DIR", help="keeps each training as it ends")
     add("--train", type=train_command, metavar="COMMAND",
         help='yours, as "python my.py --data {stories} --to {model} --seed {seed}": reads JSONL, '
              "each story as given; writes a folder (save_pretrained). {base} is BASE")
@@ -41,7 +42,7 @@ def judge_parser() -> Parser:
     for name, kind in {"limit": count, "max-tokens": count, "scope": str, "device": str}.items():
         add(f"--{name}", type=kind, help="as in python -m helpers",
             default=build_parser().get_default(name.replace("-", "_")))
-    add("--json", type=Path, metavar="OUT.json", help="the report, and more, for programs")
+    add("--json", type=path, metavar="OUT.json", help="the report, and more, for programs")
     add("--estimate", action="store_true", help="train once and say what the rest would take")
     return parser
 

@@ -71,6 +71,9 @@ class Bench:
 
     def __init__(self, options):
         self.options, self.folder = options, options.out
+        names = [name for name, _ in options.scores]
+        if len(set(names)) < len(names):
+            raise InputError(f"two --scores are called alike ({', '.join(names)}): name each")
         self.seeds = list(range(options.seeds))
         self.judging = self.seeds[1:] or self.seeds  # the methods have seen seed 0
         self.request = Request(**vars(build_parser().parse_args([])) | {
@@ -152,12 +155,14 @@ class Bench:
             raise InputError(f"leaving out {int((~kept).sum())} of {self.count} stories changed "
                              "nothing: is it {stories} that the command of --train reads?")
 
-    def estimate(self, left: list) -> str | None:
+    def estimate(self, left: list) -> str:
         """How long these trainings will take, by the one of all stories."""
         one = self.ledger.done[self.key(self.everything, 0)]["seconds"]
         total = one * sum(kept.double().mean().item() for kept in left)
-        return left and (f"{len(left)} trainings of about {total / len(left):.2g} s: "
-                         + (f"{total / 60:.0f} minutes" if total > 90 else f"{total:.0f} s"))
+        if not left:
+            return "all trainings are done"
+        return (f"{len(left)} trainings of about {total / len(left):.2g} s: "
+                + (f"{total / 60:.0f} minutes" if total > 90 else f"{total:.0f} s"))
 
     # -- scores ----------------------------------------------------------------------------------
 

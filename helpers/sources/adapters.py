@@ -124,9 +124,10 @@ def read_adapter(folder, name) -> tuple[dict, dict]:
     if config.get("init_lora_weights") not in STARTS:
         odd.append(f"init_lora_weights {config['init_lora_weights']}")
     if kind != "LORA" or odd:
-        raise InputError(f"the adapter {name} is of the kind {' with '.join([kind, *odd[:1]])}, "
-                         f"only plain LORA is read here: {MERGE}")
-    if not base:
+        kind = " with ".join([str(kind), *odd[:1]])
+        raise InputError(f"the adapter {name} is of the kind {kind}, only plain LORA is "
+                         f"read here: {MERGE}")
+    if not base or not isinstance(base, str):
         raise InputError(f"the adapter {name} does not say what it belongs to: write "
                          "base_model_name_or_path into its adapter_config.json")
     return config, {key.removeprefix(PREFIX): tensor.float() for key, tensor in tensors.items()}

@@ -1,6 +1,7 @@
 """What all command lines here share: how arguments are refused, and how a run that failed ends."""
 import argparse
 import sys
+from pathlib import Path
 
 MOST = 10**9  # larger counts are typing errors, and overflow further down
 
@@ -24,6 +25,12 @@ def natural(text, least=0):
 
 def count(text):
     return natural(text, 1)
+
+
+def path(text):
+    if not text:
+        raise argparse.ArgumentTypeError("the name is empty: give a path")
+    return Path(text)
 
 
 def command(run, name="helpers", argv=None) -> int:

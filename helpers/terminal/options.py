@@ -3,10 +3,9 @@ import argparse
 import math
 import sys
 import warnings
-from pathlib import Path
 
 from .. import default_cache
-from .command import Parser, command, count, natural
+from .command import Parser, command, count, natural, path
 
 
 def build_parser():
@@ -39,7 +38,7 @@ def build_parser():
         help="folder for fitted factors, or none (default: %(default)s)")
     add("--prefilter", type=count, metavar="M",
         help="score only the M stories that match each query best by TF-IDF")
-    add("--index", type=Path, metavar="DIR",
+    add("--index", type=path, metavar="DIR",
         help="answer from an index of gradients in this folder; built by the first question")
     add("--precision", choices=["float32", "bfloat16"], default="float32",
         help="of the model (default: %(default)s)")
@@ -62,15 +61,15 @@ def _add_question(add):
     add("--rank", choices=["influence", "relatif"], default="influence",
         help="by influence, or by influence divided by the story's length (RelatIF), which finds "
              "what is learnt for good (default: %(default)s)")
-    add("--queries", metavar="FILE.jsonl",
+    add("--queries", type=path, metavar="FILE.jsonl",
         help='many at once, one {"prompt": …, "completion": …, "against": …, "also": […]} a line '
              '("messages" in place of the prompt asks a chat model; "also": other wordings)')
 
 
 def _add_outputs(add):
-    add("--json", type=Path, metavar="OUT.json", help="everything shown, and more, for programs")
-    add("--html", type=Path, metavar="OUT.html", help="the stories as heatmaps, for a browser")
-    add("--all-scores", type=Path, metavar="OUT.safetensors",
+    add("--json", type=path, metavar="OUT.json", help="everything shown, and more, for programs")
+    add("--html", type=path, metavar="OUT.html", help="the stories as heatmaps, for a browser")
+    add("--all-scores", type=path, metavar="OUT.safetensors",
         help="influence of every story and token")
 
 
