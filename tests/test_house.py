@@ -14,7 +14,7 @@ BEFORE_ALL = {"preflight", "ready"}
 MOST_FILES = 8
 MOST_BOOK_LINES = 1_500
 # of all Python in helpers: what there was when it was counted; the design wants 5,000
-MOST_LINES = 10_650
+MOST_LINES = 10_400
 MOST_COLUMNS = 100
 MOST_FUNCTION_LINES = 40
 MOST_DOOR_LINES = 10
