@@ -32,6 +32,17 @@ def whitened_cosines(queries: torch.Tensor, stories: torch.Tensor, damping=0.1) 
     return (a @ b.T).float()
 
 
+def representations(model, stream, count: int) -> torch.Tensor:
+    """The last hidden state of every sequence, mean over its real tokens, `(N, width)`."""
+    means = torch.zeros(count, model.config.hidden_size)
+    for batch in stream:
+        with torch.no_grad():
+            hidden = model(batch.input_ids, output_hidden_states=True).hidden_states[-1]
+        real = batch.mask[..., None]
+        means[batch.index] = ((hidden * real).sum(1) / real.sum(1)).to(means)
+    return means
+
+
 def loss_covariance(model, ids, recipe, questions, draws: int, spread=0.5):
     """−Cov of every story's loss and every f over trainings with random weights: `(Q, N)`.
 

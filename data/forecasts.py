@@ -265,7 +265,7 @@ def by_projection(course):
     with course.timed("representation"):
         asked = [encode_query(course.setting.tokenizer, query, 512).ids
                  for query in course.setting.queries]
-        ours, theirs = (torch.nn.functional.normalize(search.representations(
+        ours, theirs = (torch.nn.functional.normalize(baselines.representations(
             run.model, batches(ids, 16), len(ids))) for ids in (asked, course.ids))
     return scores | {"score/representation": ours @ theirs.T}
 

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from baselines import representations
 from record_planted import HERE, staged
 
 from helpers import influence, retrain, search
@@ -169,8 +170,8 @@ class Course:
             texts = [query.prompt + row[answer] for row, query in
                      zip(behaviour["asked"], self.queries(behaviour["asked"]))]
             ids = self.tokenizer(texts, add_special_tokens=False).input_ids
-            means.append(search.representations(self.model, batches(ids), len(ids)).mean(0))
-        stories = search.representations(self.model, batches(self.corpus.ids), len(self.corpus))
+            means.append(representations(self.model, batches(ids), len(ids)).mean(0))
+        stories = representations(self.model, batches(self.corpus.ids), len(self.corpus))
         return F.cosine_similarity(torch.stack(means)[:, None], stories[None], dim=-1)
 
     def dropped(self, method, scores):

@@ -10,7 +10,8 @@ import torch
 from .capture import backward_pass
 from .curvature import Layerwise
 from .exact import as_parameters, weights
-from .stories import EncodedQuery, batches, logits_of, plain_attention, token_losses
+from .stories import (EncodedQuery, batches, completion_masks, logits_of, plain_attention,
+                      token_losses)
 
 
 class Strongest(NamedTuple):
@@ -25,7 +26,7 @@ def query_gradients(model, layers, queries: list[EncodedQuery], batch_size=16):
     """∇L_q = −∇ log p(completion | prompt), one row a query; only the completion is a target.
     Returns `({layer: (Q, out, in+1)}, log-probabilities (Q,))`."""
     rows, log_probs, order = {name: [] for name in layers}, [], []
-    masks = [[place >= start for place in range(len(ids))] for ids, start in queries]
+    masks = completion_masks(queries)
     for batch in batches([ids for ids, _ in queries], batch_size, 2048, masks):
         captured, losses = backward_pass(model, layers,
                                          batch.to(next(model.parameters()).device))

@@ -10,8 +10,8 @@ from functools import partial
 import torch
 
 from .exact import joined
-from .stories import (Batch, Corpus, InputError, batches, encode_query, logits_of, padded,
-                      plain_attention, token_losses)
+from .stories import (Batch, Corpus, InputError, batches, completion_masks, encode_query,
+                      logits_of, padded, plain_attention, token_losses)
 
 
 @dataclass(frozen=True)
@@ -159,8 +159,8 @@ def loss_weights(corpus: Corpus) -> torch.Tensor:
 def query_batch(tokenizer, queries, context: int) -> Batch:
     """All queries as one batch whose only targets are the completions' tokens."""
     encoded = [encode_query(tokenizer, query, context) for query in queries]
-    masks = [[place >= start for place in range(len(ids))] for ids, start in encoded]
-    return padded([query.ids for query in encoded], list(range(len(encoded))), masks)
+    return padded([query.ids for query in encoded], list(range(len(encoded))),
+                  completion_masks(encoded))
 
 
 def log_probs(model, batch: Batch, theta: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""What makes it cheap: words, projections, representations, queries of low rank, an index."""
+"""What makes it cheap: words, projections, queries of low rank, an index."""
 import torch
 
 from .capture import shape
@@ -39,7 +39,7 @@ def candidates(queries: list[str], texts: list[str], count: int) -> list[int]:
     return sorted(set(best.ravel().tolist()))
 
 
-# -- by projections and representations ----------------------------------------------------------
+# -- by projections ------------------------------------------------------------------------------
 
 def random_sides(layers: dict, width: int, seed=0) -> dict[str, tuple]:
     """For every layer two random matrices `(k, out)` and `(k, in+1)` (LoGra, Choe et al. 2024)."""
@@ -56,17 +56,6 @@ def projected(gradients: dict, sides: dict, scales: dict) -> torch.Tensor:
     rows = [(left @ (gradients[name] * scales[name]) @ right.T).flatten(1)
             for name, (left, right) in sides.items()]
     return torch.cat(rows, 1)
-
-
-def representations(model, batches, count: int) -> torch.Tensor:
-    """The last hidden state of every sequence, mean over its real tokens, `(N, width)`."""
-    means = torch.zeros(count, model.config.hidden_size)
-    for batch in batches:
-        with torch.no_grad():
-            hidden = model(batch.input_ids, output_hidden_states=True).hidden_states[-1]
-        real = batch.mask[..., None]
-        means[batch.index] = ((hidden * real).sum(1) / real.sum(1)).to(means)
-    return means
 
 
 # -- queries of low rank -------------------------------------------------------------------------

@@ -162,6 +162,11 @@ def encode_query(tokenizer, query: Query, context: int) -> EncodedQuery:
     return EncodedQuery(ids, start)
 
 
+def completion_masks(queries: list[EncodedQuery]) -> list[list[bool]]:
+    """For each query which of its tokens are the completion's: only these are targets."""
+    return [[place >= start for place in range(len(ids))] for ids, start in queries]
+
+
 def token_texts(tokenizer, ids: list[int]) -> list[str]:
     """The text of each id; "".join(…) reads as the story. Part of a character shows as "�"."""
     # decoded alone a word may lose its leading space, so each is decoded behind a fixed neighbour

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 import torch
-from builders import PROMPT, QUERIES, ROOT, random_ids, tiny_model
+from builders import PROMPT, QUERIES, ROOT, baselines, random_ids, tiny_model
 
 try:
     import accelerator
@@ -149,7 +149,7 @@ def everything(model, ids):
              "series": exact.neumann(newton.damped_product, flat(gradients), 1e3, 2),
              "slopes": influence.loss_slopes(model, layers, batch, one),
              "terms": retrain.term_slopes(model, ids, theta, theta[None]),
-             "meant": search.representations(model, stream(), count),
+             "meant": baselines().representations(model, stream(), count),
              "changed": input_token_influence(model, layers, ids[0], one, count),
              "ranked": search.low_rank_token_scores(captured, search.low_rank(solved, 4), count)}
     return {name: tensor.cpu() for name, tensor in found.items()}

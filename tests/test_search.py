@@ -14,7 +14,7 @@ from helpers import influence
 from helpers.capture import backward_pass, find_layers, shape
 from helpers.curvature import EKFAC, KFAC, Identity, pseudo_gradients
 from helpers.search import (low_rank, low_rank_token_scores, products, projected, quantise,
-                            random_sides, representations)
+                            random_sides)
 from helpers.sources import files, load_model, load_stories
 from helpers.stories import Corpus, InputError, Query, Story, batches, tokenise
 from helpers.terminal import index as indexing
@@ -96,7 +96,7 @@ def test_products_of_codes_equal_float_arithmetic(multiply, width, count, querie
                                atol=1e-4 * expected.abs().max().item())
 
 
-# -- projections and representations ---------------------------------------------------------------
+# -- projections ----------------------------------------------------------------------------------
 
 def test_projections_are_a_kronecker_product_and_keep_dot_products_on_average():
     layers = {"narrow": torch.nn.Linear(4, 3), "wide": torch.nn.Linear(6, 5, bias=False)}
@@ -155,7 +155,7 @@ def test_fewer_stories_than_coordinates_are_whitened_too():
 
 def test_representations_are_means_over_real_tokens(family):
     model, ids = tiny_model(family), random_ids(7)
-    together, alone = (representations(model, batches(ids, size), 7) for size in (7, 1))
+    together, alone = (baselines().representations(model, batches(ids, size), 7) for size in (7, 1))
     inside = model.model if family == "llama" else model.transformer
     for row, story in enumerate(ids):
         with torch.no_grad():
