@@ -149,8 +149,10 @@ class Course:
             label = f" {k}" if k < max(WORDINGS) else ""
             scores[f"tfidf{label}"] = self.by_words("completion", k)
         scores["tfidf contrast"] = scores["tfidf"] - self.by_words("against", max(WORDINGS))
-        scores["representation"] = self.by_state("completion")
-        scores["representation contrast"] = scores["representation"] - self.by_state("against")
+        stories = representations(self.model, batches(self.corpus.ids), len(self.corpus))
+        scores["representation"] = self.by_state("completion", stories)
+        scores["representation contrast"] = (scores["representation"]
+                                             - self.by_state("against", stories))
         losses = torch.zeros(len(self.corpus))
         theta = retrain.start(self.model).theta
         for batch in batches(self.corpus.ids, loss_masks=self.corpus.loss_masks):
@@ -164,14 +166,13 @@ class Course:
                 for behaviour in self.behaviours]
         return torch.tensor(search.tfidf_scores(said, self.texts)).float()
 
-    def by_state(self, answer):
+    def by_state(self, answer, stories):
         means = []
         for behaviour in self.behaviours:
             texts = [query.prompt + row[answer] for row, query in
                      zip(behaviour["asked"], self.queries(behaviour["asked"]))]
             ids = self.tokenizer(texts, add_special_tokens=False).input_ids
             means.append(representations(self.model, batches(ids), len(ids)).mean(0))
-        stories = representations(self.model, batches(self.corpus.ids), len(self.corpus))
         return F.cosine_similarity(torch.stack(means)[:, None], stories[None], dim=-1)
 
     def dropped(self, method, scores):

@@ -487,7 +487,8 @@ def test_names_that_are_alike_get_a_report_each(tmp_path):
     (["nowhere"], "nowhere: name notebooks"),
     (["."], "no notebook .*only grades.csv: name notebooks"),
     ([".", "--out", "full"], "full .*not empty"),
-    ([".", "--time-limit", "0"], "'0'"), ([".", "--memory", "0.1"], "'0.1'"), ([], "required"),
+    ([".", "--time-limit", "0"], "'0'"), ([".", "--jobs", "3601"], "to 3,600"),
+    ([".", "--memory", "0.1"], "'0.1'"), ([], "required"),
     ([".", "--out", "no/such/folder"], "no/such/folder")])
 def test_a_teachers_mistakes_are_one_line(arguments, words, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory, TemporaryFile
 
-from ..terminal.command import Parser, command, count
+from ..terminal.command import Parser, command, natural
 from .handed_in import Submission, find_submissions
 from .notebooks import ROOT, exercises, load_series, read_cells
 from .report import Row, plain, write_grades
@@ -146,8 +146,8 @@ def build_parser():
             ("--time-limit", 30, "S", "seconds for each exercise"),
             ("--memory", 2, "GB", "for each notebook, where the system can limit it"),
             ("--jobs", min(4, os.cpu_count() or 1), "N", "notebooks at a time")):
-        parser.add_argument(option, type=count, default=default, metavar=metavar,
-                            help=f"{what} (default: %(default)s)")
+        parser.add_argument(option, type=partial(natural, least=1, most=3600), default=default,
+                            metavar=metavar, help=f"{what} (default: %(default)s)")
     return parser
 
 

@@ -191,7 +191,8 @@ class Bench:
             if metadata.get("made_by") != made_by or kind not in tensors:
                 curvature = fit(setting, **self.request.fitting | {"method": fitted})
                 asked = ask(setting, self.queries, curvature)
-                tensors = exact_scores(setting, asked, curvature=curvature)
+                tensors = exact_scores(setting, asked,
+                                       curvature=curvature if fitted == "ekfac" else None)
                 with output(path):
                     save_checked(tensors, path, made_by=made_by)
             scores[method] = tensors[kind]

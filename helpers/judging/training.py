@@ -13,7 +13,7 @@ from ..retrain import Recipe, loss_weights, put, train
 from ..sources.adapters import LoRA
 from ..sources.experts import Experts
 from ..sources.files import local_path
-from ..sources.forms import clean, file_rows
+from ..sources.forms import file_rows, name_of
 from ..sources.models import load_model
 from ..stories import Corpus, InputError
 
@@ -90,8 +90,7 @@ def story_lines(request, corpus: Corpus) -> list[bytes]:
     {"id", "text"}. Raises InputError."""
     rows = file_rows(local_path(request.stories, "stories.jsonl"))
     if rows is not None:
-        lines = {clean(str(number if row.get("id") is None else row["id"])): row
-                 for number, _, row in islice(rows, request.limit)}
+        lines = {name_of(number, row): row for number, _, row in islice(rows, request.limit)}
         return [json.dumps(lines[story.id], default=str).encode() + b"\n"
                 for story in corpus.stories]
     if corpus.loss_masks:

@@ -120,7 +120,7 @@ def stories_of(source, rows, tokenizer=None):
         if own not in (form, None):
             raise InputError(f'{here} has "{own[-1]}" where those before it have "{form[-1]}": '
                              "write all rows alike, or two files")
-        name = clean(str(number if row.get("id") is None else row["id"]))
+        name = name_of(number, row)
         # renaming would break whatever refers to the ids
         if seen.setdefault(name, where) != where:
             raise InputError(f"{here} repeats the id {name!r} of {seen[name]}: make ids unique, or "
@@ -159,6 +159,11 @@ def story_of(name, row, form, tokenizer, here) -> Story:
                          "of messages: write both alike")
     prompt, completion = map(clean, values)
     return Story(name, prompt + completion, ((len(prompt), len(prompt + completion)),))
+
+
+def name_of(number, row) -> str:
+    """A row's own id, else its number."""
+    return clean(str(number if row.get("id") is None else row["id"]))
 
 
 def clean(text):

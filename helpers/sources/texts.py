@@ -233,11 +233,10 @@ def _parts_words(letter):
     return letter.lower() != letter.upper()
 
 
-def complete(model, tokenizer, prompt, max_new_tokens=12, chat=False, **sampling) -> str:
+def complete(model, tokenizer, prompt, max_new_tokens=12, chat=False) -> str:
     """The model's own completion of `prompt` (of a `chat`: see `Query`). Up to the end of
-    the sentence (without its mark), the end of the text or `max_new_tokens`. Greedy, unless
-    `sampling` says otherwise (options of `generate`). Raises InputError, also when the model writes
-    nothing."""
+    the sentence (without its mark), the end of the text or `max_new_tokens`. Greedy,
+    whatever the model's own settings say. Raises InputError, also when the model writes nothing."""
     if not prompt.strip():
         raise InputError("the prompt is empty: give the beginning of a story")
     ids, context = prompt_ids(tokenizer, prompt, chat), context_length(model)
@@ -251,7 +250,7 @@ def complete(model, tokenizer, prompt, max_new_tokens=12, chat=False, **sampling
     plain = {"do_sample": False, "num_beams": 1, "repetition_penalty": 1.0, "pad_token_id": 0,
              "eos_token_id": list(ends) or None}
     with quiet():
-        written = model.generate(read, attention_mask=torch.ones_like(read), **plain | sampling,
+        written = model.generate(read, attention_mask=torch.ones_like(read), **plain,
                                  max_new_tokens=min(max_new_tokens, context - len(ids)))
     options = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
     text = tokenizer.decode(written[0], **options)[len(tokenizer.decode(ids, **options)):]

@@ -17,9 +17,9 @@ class Parser(argparse.ArgumentParser):
         raise Usage(message)
 
 
-def natural(text, least=0):
-    if not (text.isascii() and text.isdigit() and least <= int(text) <= MOST):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {least} to {MOST:,}")
+def natural(text, least=0, most=MOST):
+    if not (text.isascii() and text.isdigit() and least <= int(text) <= most):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {least} to {most:,}")
     return int(text)
 
 
@@ -51,8 +51,8 @@ def command(run, name="helpers", argv=None) -> int:
             raise
         code, message = 2, str(problem) if isinstance(problem, InputError) else (
             "out of memory: give a smaller --batch-size, --max-tokens or --limit")
-    # printed only here, where the run's frames are gone and have closed their bars
-    # a bar that is interrupted while tqdm draws it for the first time ends no line
+    # printed only here, where the run's frames are gone and have closed their bars; one that is
+    # interrupted while tqdm draws it for the first time ends no line
     start = "\n" if code == 130 else ""
     print(f"{start}error: {message}", file=sys.stderr)
     return code
